@@ -1,0 +1,43 @@
+# Each target installs first where needed. PYTHON chooses the interpreter the environment is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+# Two cores and small models: more threads than cores only slow things down, and some libraries ask for many.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install quickstart test check format lint types layers clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP) ## make .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,dev]'
+	touch $(STAMP)
+
+quickstart: $(STAMP) ## films -> pretrain -> finetune -> evaluate -> index -> search -> report, about 10 minutes
+	$(BIN)/cmmixer quickstart
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest
+
+check: format lint types layers test ## everything that must hold before a change lands
+
+format: $(STAMP) ## is the code formatted?
+	$(BIN)/ruff format --check src tests benchmarks examples
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check src tests benchmarks examples
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+layers: $(STAMP) ## does every module import only from lower storeys?
+	$(BIN)/lint-imports
+
+clean: ## remove the environment and what the tools cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

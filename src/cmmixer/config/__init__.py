@@ -1,0 +1,41 @@
+"""Typed settings, torch-free, so that `cmmixer --help` never waits for torch.
+
+`presets` sizes of the encoder and the picture geometry that goes with each; `clip` what a clip is; `mixer`, `masking`
+and `augment` chance; `training` the loop; `commands` one class per command, made of the groups above.
+"""
+
+from cmmixer.config.augment import AugmentSettings
+from cmmixer.config.clip import ClipOptions, ClipSettings
+from cmmixer.config.commands import (
+    EmbedSettings,
+    EvaluateSettings,
+    FinetuneSettings,
+    IndexSettings,
+    PrepareSettings,
+    PretrainSettings,
+    QuickstartSettings,
+    SearchSettings,
+    SynthesizeSettings,
+)
+from cmmixer.config.mixer import MixerSettings
+from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
+
+__all__ = [
+    "PRESETS",
+    "AugmentSettings",
+    "ClipOptions",
+    "ClipSettings",
+    "EmbedSettings",
+    "EvaluateSettings",
+    "FinetuneSettings",
+    "IndexSettings",
+    "MixerSettings",
+    "ModelSettings",
+    "PrepareSettings",
+    "Preset",
+    "PretrainSettings",
+    "QuickstartSettings",
+    "SearchSettings",
+    "SynthesizeSettings",
+    "preset",
+]

@@ -1,0 +1,54 @@
+"""The few checks that settings classes share; each raises `SettingsError` with got, expected, where."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from cmmixer.errors import SettingsError
+
+Settings = TypeVar("Settings")
+
+
+def one_of(option: str, got: str, choices: Iterable[str]) -> None:
+    """Refuses a value outside `choices`, naming the nearest good one."""
+    choices = list(choices)
+    if got not in choices:
+        near = difflib.get_close_matches(got, choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SettingsError(f"--{option}: got {got!r}, expected one of {', '.join(choices)}{hint}")
+
+
+def within(option: str, got: float, low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> None:
+    """Refuses a number outside [low, high]; an end is left out where it is said to be open."""
+    above = got > low if open_low else got >= low
+    below = got < high if open_high else got <= high
+    if not (above and below):
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        raise SettingsError(f"--{option}: got {got}, expected a value in {left}{low}, {high}{right}")
+
+
+def at_least(option: str, got: float, low: float) -> None:
+    """Refuses a number below `low`."""
+    if not got >= low:
+        raise SettingsError(f"--{option}: got {got}, expected {low} or more")
+
+
+def pick(group: type[Settings], settings: object) -> Settings:
+    """The fields of one group, taken out of a command's settings (a command's class inherits its groups)."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(group)}  # type: ignore[arg-type]
+    return group(**values)
+
+
+def from_dict(group: type[Settings], values: dict[str, Any], where: str) -> Settings:
+    """Builds a settings group from a card's JSON; unknown keys are refused all at once, with the nearest good one."""
+    known = {field.name for field in dataclasses.fields(group)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        near = {key: difflib.get_close_matches(key, known, n=1) for key in unknown}
+        told = ", ".join(key + (f" (did you mean {near[key][0]}?)" if near[key] else "") for key in unknown)
+        raise SettingsError(f"{where}: unknown settings: {told}")
+    # JSON has no tuples.
+    return group(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

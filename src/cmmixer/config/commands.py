@@ -1,0 +1,325 @@
+"""One settings class per command; a command's flags are its fields, its Python function takes the object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cmmixer.config.augment import AugmentSettings
+from cmmixer.config.check import at_least, one_of, within
+from cmmixer.config.clip import ClipOptions
+from cmmixer.config.mixer import MixerSettings
+from cmmixer.config.presets import PRESETS
+from cmmixer.config.training import DEVICES, TrainingSettings
+
+DIFFICULTIES = ("easy", "medium", "hard")
+SENSES = ("audio", "video")
+LOSSES = ("infonce", "nt_xent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeSettings:
+    """Write synthetic films in which the picture causes the sound.
+
+    Attributes:
+        clips: how many films
+        out: folder to write them to
+        seed: films of different seeds share nothing
+        difficulty: easy, medium or hard
+        seconds: length of a film
+        size: pixels of a side
+        fps: frames per second
+        workers: processes; 0 takes every core
+    """
+
+    clips: int
+    out: str
+    seed: int = 0
+    difficulty: str = "easy"
+    seconds: float = 4.0
+    size: int = 96
+    fps: float = 12.5
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("clips", self.clips, 1)
+        at_least("seed", self.seed, 0)
+        at_least("workers", self.workers, 0)
+        one_of("difficulty", self.difficulty, DIFFICULTIES)
+        within("seconds", self.seconds, 0.5, 600.0)
+        within("size", self.size, 16, 2048)
+        within("fps", self.fps, 1.0, 120.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which films, and how they are cut into clips.
+
+    Attributes:
+        data: a folder of films, split/{video,audio}/ pairs, a Kinetics list, a CSV or JSONL manifest, or a clip store
+        split: take only this split, where the data has a `split` column or folder
+        stride_seconds: a clip starts every so many seconds of a film; default: the clip's length
+        file_seconds: longest time spent on one film; then it is skipped and listed
+    """
+
+    data: str
+    split: str | None = None
+    stride_seconds: float | None = None
+    file_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.stride_seconds is not None:
+            within("stride_seconds", self.stride_seconds, 0.0, float("inf"), open_low=True, open_high=True)
+        within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings(DataSettings, ClipOptions):
+    """Decode films once into a clip store that training reads fast.
+
+    Attributes:
+        out: folder of the clip store
+        preset: whose picture geometry to prepare for
+        jpeg_quality: of the stored frames, 1 to 100
+        silence_dbfs: films whose loudest window stays below this are listed as silent
+        workers: processes; 0 takes every core
+        overwrite: start anew in a folder that holds a store; without it the work there is continued
+    """
+
+    out: str
+    preset: str = "base"
+    jpeg_quality: int = 92
+    silence_dbfs: float = -60.0
+    workers: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        DataSettings.__post_init__(self)
+        one_of("preset", self.preset, PRESETS)
+        within("jpeg_quality", self.jpeg_quality, 1, 100)
+        at_least("workers", self.workers, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings(DataSettings, ClipOptions, MixerSettings, AugmentSettings, TrainingSettings):
+    """Pre-train the masked autoencoder on mixed clips: fuse, then separate.
+
+    Attributes:
+        out: folder of the run
+        preset: size of the encoder
+        mask_ratio: part of the tokens the encoder does not see
+        norm_pix: the targets are standardised per patch
+        video_weight: weight of the picture's reconstruction loss
+        audio_weight: weight of the sound's reconstruction loss
+        interleave: frames interleaved column by column in the strip, as in the published code, instead of side by side
+    """
+
+    out: str = "runs/pretrain"
+    preset: str = "base"
+    mask_ratio: float = 0.75
+    norm_pix: bool = False
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+    interleave: bool = False
+
+    def __post_init__(self) -> None:
+        DataSettings.__post_init__(self)
+        MixerSettings.__post_init__(self)
+        AugmentSettings.__post_init__(self)
+        TrainingSettings.__post_init__(self)
+        one_of("preset", self.preset, PRESETS)
+        within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
+        at_least("video_weight", self.video_weight, 0.0)
+        at_least("audio_weight", self.audio_weight, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSettings):
+    """Train the two-tower retriever with a contrastive loss, from a pre-trained encoder or from scratch.
+
+    Attributes:
+        out: folder of the run
+        init: run or checkpoint of pretrain; left out, the towers start from scratch
+        preset: size of the encoder, when there is no init
+        shared_tower: one encoder for both senses instead of two
+        embed_dim: length of an embedding
+        loss: infonce (symmetric, learnable temperature) or nt_xent (over 2N samples, the published variant)
+        temperature: where the temperature starts; nt_xent keeps it
+        mask_ratio: part of the tokens dropped while fine-tuning; a strong mask is known to ruin retrieval
+        epochs: how many times every clip is seen
+        batch_size: clips per process and step
+        warmup_epochs: epochs of linear warm-up from 0; fractions are fine
+    """
+
+    out: str = "runs/finetune"
+    init: str | None = None
+    preset: str = "base"
+    shared_tower: bool = False
+    embed_dim: int = 256
+    loss: str = "infonce"
+    temperature: float = 0.07
+    mask_ratio: float = 0.0
+    epochs: int = 30
+    batch_size: int = 64
+    warmup_epochs: float = 1.0
+
+    def __post_init__(self) -> None:
+        DataSettings.__post_init__(self)
+        AugmentSettings.__post_init__(self)
+        TrainingSettings.__post_init__(self)
+        one_of("preset", self.preset, PRESETS)
+        one_of("loss", self.loss, LOSSES)
+        at_least("embed_dim", self.embed_dim, 2)
+        at_least("batch_size", self.batch_size, 2)
+        within("temperature", self.temperature, 0.0, float("inf"), open_low=True)
+        within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(DataSettings):
+    """Rank a frozen gallery both ways and report R@K, MedR and MRR with intervals.
+
+    Attributes:
+        model: run or checkpoint of finetune
+        gallery: gallery file to rank; if it does not exist it is frozen there from the data
+        clips_per_film: how many clips of each film enter the gallery; 0 takes all
+        batch_size: clips at a time; changes nothing but speed
+        num_workers: decoder processes
+        device: auto, cpu or cuda
+        bootstrap: resamplings of the 95 % intervals
+        seed: of the bootstrap and of the shuffled-pairs control
+        rankings: write the ranked candidates of every query to this JSON Lines file
+        out: write the metrics to this JSON file
+    """
+
+    model: str
+    gallery: str | None = None
+    clips_per_film: int = 1
+    batch_size: int = 32
+    num_workers: int = 1
+    device: str = "auto"
+    bootstrap: int = 1000
+    seed: int = 0
+    rankings: str | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        DataSettings.__post_init__(self)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("bootstrap", self.bootstrap, 1)
+        for name in ("clips_per_film", "num_workers", "seed"):
+            at_least(name, getattr(self, name), 0)
+        one_of("device", self.device, DEVICES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentSettings:
+    """How films are cut into moments for embedding and search.
+
+    Attributes:
+        model: run or checkpoint of finetune
+        data: a folder of films and sounds, or any layout that pretrain takes
+        stride_seconds: a moment starts every so many seconds; default: half a clip
+        batch_size: moments at a time
+        workers: decoder processes; 0 takes every core
+        file_seconds: longest time spent on one file; then it is skipped and listed
+        device: auto, cpu or cuda
+    """
+
+    model: str
+    data: str
+    stride_seconds: float | None = None
+    batch_size: int = 32
+    workers: int = 0
+    file_seconds: float = 60.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.stride_seconds is not None:
+            within("stride_seconds", self.stride_seconds, 0.0, float("inf"), open_low=True, open_high=True)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("workers", self.workers, 0)
+        within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
+        one_of("device", self.device, DEVICES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings(MomentSettings):
+    """Embed every moment of films and sounds into unit vectors, written as a Parquet file.
+
+    Attributes:
+        out: Parquet file: path, start and end of each moment, its vectors, None where a sense is missing
+    """
+
+    out: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings(MomentSettings):
+    """Build or refresh a search index of moments.
+
+    Attributes:
+        index: folder of the index
+        sync: also remove files that are gone from the data
+    """
+
+    index: str
+    sync: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Search an index with a film, a silent film or a sound.
+
+    Attributes:
+        query: file to search with; `-` reads it from standard input
+        index: folder of the index
+        target: what to find; default: the sense the query lacks, or audio for a film with both
+        k: how many hits
+        model: run that made the index, if it has moved since
+        file_seconds: longest time spent on decoding the query
+        device: auto, cpu or cuda
+    """
+
+    query: str
+    index: str
+    target: str | None = None
+    k: int = 10
+    model: str | None = None
+    file_seconds: float = 60.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        at_least("k", self.k, 1)
+        if self.target is not None:
+            one_of("for", self.target, SENSES)
+        within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
+        one_of("device", self.device, DEVICES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartSettings:
+    """Films, pre-training, fine-tuning, evaluation, index, search and a report, in one go.
+
+    Attributes:
+        data: one's own films instead of synthetic ones; a `split` column train/gallery is honoured
+        out: folder of the runs and the report
+        scale: how much of everything; 1 is the ten-minute run on two cores, less is for a quick look
+        seed: of everything drawn at random
+        workers: processes for making and decoding films; 0 takes every core
+        device: auto, cpu or cuda
+        overwrite: start anew; without it finished steps are kept and the rest is done
+    """
+
+    data: str | None = None
+    out: str = "runs/quickstart"
+    scale: float = 1.0
+    seed: int = 0
+    workers: int = 0
+    device: str = "auto"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        within("scale", self.scale, 0.0, 100.0, open_low=True)
+        at_least("seed", self.seed, 0)
+        at_least("workers", self.workers, 0)
+        one_of("device", self.device, DEVICES)
