@@ -139,7 +139,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
     Attributes:
         out: folder of the run
         init: run or checkpoint of pretrain; left out, the towers start from scratch
-        preset: size of the encoder, when there is no init
+        preset: size of the encoder; default: init's, or base from scratch
         shared_tower: one encoder for both senses instead of two
         embed_dim: length of an embedding
         loss: infonce (symmetric, learnable temperature) or nt_xent (over 2N samples, the published variant)
@@ -152,7 +152,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
 
     out: str = "runs/finetune"
     init: str | None = None
-    preset: str = "base"
+    preset: str | None = None
     shared_tower: bool = False
     embed_dim: int = 256
     loss: str = "infonce"
@@ -166,7 +166,8 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         DataSettings.__post_init__(self)
         AugmentSettings.__post_init__(self)
         TrainingSettings.__post_init__(self)
-        one_of("preset", self.preset, PRESETS)
+        if self.preset is not None:
+            one_of("preset", self.preset, PRESETS)
         one_of("loss", self.loss, LOSSES)
         at_least("embed_dim", self.embed_dim, 2)
         at_least("batch_size", self.batch_size, 2)

@@ -78,8 +78,8 @@ class TrainingSettings:
             if value is not None:
                 within(name, value, 0.0, float("inf"), open_low=True, open_high=True)
 
-    def step_size(self, clips_per_step: int, default: float) -> float:
-        """lr as given, or from `blr` by the linear rule lr = blr x clips / 256 (arXiv 1706.02677), or the default."""
-        if self.blr is not None:
-            return self.blr * clips_per_step / 256
-        return default if self.lr is None else self.lr
+    def step_size(self, clips_per_step: int, default_blr: float) -> float:
+        """lr as given, or by the linear rule lr = blr x clips / 256 (arXiv 1706.02677) from `blr` or the default."""
+        if self.lr is not None:
+            return self.lr
+        return (default_blr if self.blr is None else self.blr) * clips_per_step / 256

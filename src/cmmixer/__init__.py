@@ -1,0 +1,102 @@
+"""CMMixer learns which sound belongs to which picture, and turns a folder of films into a search engine.
+
+    import cmmixer
+    run = cmmixer.load("runs/quickstart/finetune")
+    run.embed_video(["silent.mp4"])     # float32 [1, E], unit length
+    cmmixer.mix(video, audio, mode="image", generator=generator)
+
+Names are imported when they are first used, so that `import cmmixer` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cmmixer.checkpoint import load_retriever
+    from cmmixer.config import (
+        EmbedSettings,
+        EvaluateSettings,
+        FinetuneSettings,
+        IndexSettings,
+        PrepareSettings,
+        PretrainSettings,
+        QuickstartSettings,
+        SearchSettings,
+        SynthesizeSettings,
+    )
+    from cmmixer.data.prepare import prepare
+    from cmmixer.embed import embed, load
+    from cmmixer.evaluate.retrieval import evaluate
+    from cmmixer.index import index
+    from cmmixer.media.synthetic import synthesize
+    from cmmixer.mixer import mix
+    from cmmixer.quickstart import quickstart
+    from cmmixer.search import search
+    from cmmixer.train.finetune import finetune
+    from cmmixer.train.pretrain import pretrain
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EmbedSettings": "cmmixer.config",
+    "EvaluateSettings": "cmmixer.config",
+    "FinetuneSettings": "cmmixer.config",
+    "IndexSettings": "cmmixer.config",
+    "PrepareSettings": "cmmixer.config",
+    "PretrainSettings": "cmmixer.config",
+    "QuickstartSettings": "cmmixer.config",
+    "SearchSettings": "cmmixer.config",
+    "SynthesizeSettings": "cmmixer.config",
+    "embed": "cmmixer.embed",
+    "evaluate": "cmmixer.evaluate.retrieval",
+    "finetune": "cmmixer.train.finetune",
+    "index": "cmmixer.index",
+    "load": "cmmixer.embed",
+    "load_retriever": "cmmixer.checkpoint",
+    "mix": "cmmixer.mixer",
+    "prepare": "cmmixer.data.prepare",
+    "pretrain": "cmmixer.train.pretrain",
+    "quickstart": "cmmixer.quickstart",
+    "search": "cmmixer.search",
+    "synthesize": "cmmixer.media.synthetic",
+}
+
+__all__ = [
+    "EmbedSettings",
+    "EvaluateSettings",
+    "FinetuneSettings",
+    "IndexSettings",
+    "PrepareSettings",
+    "PretrainSettings",
+    "QuickstartSettings",
+    "SearchSettings",
+    "SynthesizeSettings",
+    "__version__",
+    "embed",
+    "evaluate",
+    "finetune",
+    "index",
+    "load",
+    "load_retriever",
+    "mix",
+    "prepare",
+    "pretrain",
+    "quickstart",
+    "search",
+    "synthesize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cmmixer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    # `cmmixer.embed` the function must win over `cmmixer.embed` the module, which the import system has just set.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

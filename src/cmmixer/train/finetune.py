@@ -1,0 +1,125 @@
+"""Fine-tuning: two towers learn which sound belongs to which picture, by contrast within the batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from torch import Tensor, nn
+
+import cmmixer
+from cmmixer import checkpoint
+from cmmixer.checkpoint import Card
+from cmmixer.config import AugmentSettings, ClipSettings, FinetuneSettings, preset
+from cmmixer.config.check import pick
+from cmmixer.data.batches import measure_statistics
+from cmmixer.data.dataset import ClipDataset, open_clips
+from cmmixer.errors import CheckpointError
+from cmmixer.losses import info_nce, nt_xent
+from cmmixer.models.retriever import Retriever
+from cmmixer.progress import NoProgress, Progress
+from cmmixer.train.chance import Chance
+from cmmixer.train.inputs import TrainingInputs
+from cmmixer.train.loop import fit, make_fabric
+from cmmixer.train.result import TrainingResult, describe_data, finish
+from cmmixer.types import Batch
+
+
+class FinetuneTask:
+    """Pull a clip's picture and sound together, push all other pairs of the batch apart."""
+
+    default_blr = 1e-3
+
+    def __init__(self, card: Card, settings: FinetuneSettings) -> None:
+        network = checkpoint.build(card)
+        assert isinstance(network, Retriever)
+        self.network: nn.Module = network
+        self.retriever = network
+        self.card = card
+        self.loss = settings.loss
+        self.temperature = settings.temperature
+        self.mask_ratio = settings.mask_ratio
+        self.inputs = TrainingInputs(card.clip, card.statistics, pick(AugmentSettings, settings))
+        if self.loss == "nt_xent":  # the published variant keeps its temperature
+            network.logit_scale.requires_grad_(False)
+
+    def losses(self, network: nn.Module, batch: Batch, chance: Chance) -> dict[str, Tensor]:
+        """The contrastive loss over all processes' batches."""
+        video, audio = self.inputs(batch, chance)
+        pictures, sounds, scale = network(video, audio, mask_ratio=self.mask_ratio, generator=chance.device)
+        if self.loss == "nt_xent":
+            return {"loss": nt_xent(pictures.clip_BE, sounds.clip_BE, self.temperature)}
+        return {"loss": info_nce(pictures.clip_BE, sounds.clip_BE, scale), "logit_scale": scale.detach()}
+
+    def picture(self, batch: Batch, chance: Chance) -> Tensor | None:
+        """Nothing to look at: the reconstruction belongs to pre-training."""
+        return None
+
+
+def finetune(settings: FinetuneSettings, progress: Progress | None = None, dataset: ClipDataset | None = None) -> TrainingResult:
+    """Trains the retriever, from `settings.init` or from scratch; a run that was killed is continued by the same call.
+
+    Args:
+        settings: of the command.
+        progress: told how it goes on.
+        dataset: clips, if they are not to be read from `settings.data`.
+
+    Raises:
+        InputError: the data, the settings, the init or the run's folder cannot be used.
+        NonFiniteError: a step was not finite.
+    """
+    progress = progress or NoProgress()
+    fabric = make_fabric(settings)
+    init = None if settings.init is None else _init_card(settings)
+    clip = _clip(settings, init)
+    if dataset is None:
+        progress.start(None, f"listing the clips of {settings.data}")
+        dataset = open_clips(settings, clip, workers=settings.num_workers)
+    there = not settings.overwrite and (Path(settings.out) / "latest").exists()
+    card = checkpoint.load_card(settings.out) if there else _new_card(settings, clip, init, dataset)
+    task = FinetuneTask(card, settings)
+    if settings.init is not None and not there:
+        task.retriever.start_from(checkpoint.load_weights(settings.init))
+    folder = fit(task, dataset, settings, fabric, progress)
+    return finish(folder, dataset, fabric)
+
+
+def _init_card(settings: FinetuneSettings) -> Card:
+    """The card of the pre-trained run, if it can be started from."""
+    assert settings.init is not None
+    card = checkpoint.load_card(settings.init)
+    if card.kind != "mae":
+        raise CheckpointError(f"--init {settings.init}: got a {card.kind}, expected a run of `cmmixer pretrain`")
+    if settings.preset is not None and preset(settings.preset).model != card.model:
+        raise CheckpointError(
+            f"--init {settings.init}: a checkpoint of another shape: width {card.model.dim}, depth {card.model.depth}, patch "
+            f"{card.model.patch}, which is not preset {settings.preset!r}; leave --preset out, the init's sizes are used"
+        )
+    return card
+
+
+def _clip(settings: FinetuneSettings, init: Card | None) -> ClipSettings:
+    """Geometry of a clip: what is given, else the init's, else the preset's. T may differ from pre-training."""
+    if init is None:
+        return settings.clip_settings(settings.preset or "base")
+    given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(ClipSettings)}
+    return dataclasses.replace(init.clip, **{name: value for name, value in given.items() if value is not None})
+
+
+def _new_card(settings: FinetuneSettings, clip: ClipSettings, init: Card | None, dataset: ClipDataset) -> Card:
+    return Card(
+        kind="retriever",
+        model=preset(settings.preset or "base").model if init is None else init.model,
+        clip=clip,
+        statistics=measure_statistics(dataset, clip, seed=settings.seed) if init is None else init.statistics,
+        options={
+            "embed_dim": settings.embed_dim,
+            "shared_tower": settings.shared_tower,
+            "temperature": settings.temperature,
+            "interleave": False if init is None else init.options["interleave"],
+        },
+        settings=dataclasses.asdict(settings),
+        parent=None if init is None else init.model_id,
+        data=describe_data(settings.data, dataset),
+        version=cmmixer.__version__,
+    )

@@ -1,0 +1,120 @@
+"""Pre-training: frames and mel pictures are mixed, masked, and given back apart (fuse, then separate)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import cmmixer
+from cmmixer import checkpoint
+from cmmixer.checkpoint import Card
+from cmmixer.config import AugmentSettings, ClipSettings, MixerSettings, PretrainSettings, preset
+from cmmixer.config.check import pick
+from cmmixer.data.batches import measure_statistics
+from cmmixer.data.dataset import ClipDataset, open_clips
+from cmmixer.evaluate.reconstruct import separate
+from cmmixer.mixer import draw_share
+from cmmixer.models.mae import MaskedAutoencoder
+from cmmixer.progress import NoProgress, Progress
+from cmmixer.train.chance import Chance
+from cmmixer.train.inputs import TrainingInputs
+from cmmixer.train.loop import fit, make_fabric
+from cmmixer.train.result import TrainingResult, describe_data, finish
+from cmmixer.types import Batch
+
+
+class PretrainTask:
+    """Reconstruct both clean strips from the masked mix."""
+
+    default_blr = 1.5e-4  # MAE, arXiv 2111.06377, table 8
+
+    def __init__(self, card: Card, settings: PretrainSettings) -> None:
+        network = checkpoint.build(card)
+        assert isinstance(network, MaskedAutoencoder)
+        self.network: nn.Module = network
+        self.card = card
+        self.clip = card.clip
+        self.patch = card.model.patch
+        self.mixer = pick(MixerSettings, settings)
+        self.mask_ratio = settings.mask_ratio
+        self.inputs = TrainingInputs(card.clip, card.statistics, pick(AugmentSettings, settings))
+
+    def losses(self, network: nn.Module, batch: Batch, chance: Chance) -> dict[str, Tensor]:
+        """Mean squared error on the masked patches: together, and each modality alone."""
+        video, audio = self.inputs(batch, chance)
+        output = network(video, audio, self._share(chance), mask_ratio=self.mask_ratio, noise_BL=self._noise(chance))
+        return {"loss": output.loss, "loss_video": output.loss_video, "loss_audio": output.loss_audio}
+
+    def picture(self, batch: Batch, chance: Chance) -> Tensor | None:
+        """Frames, mel, mixed, masked and both reconstructions of the first clip, uint8 [H, W, 3]."""
+        assert isinstance(self.network, MaskedAutoencoder)
+        first = Batch(batch.ids[:1], batch.labels[:1], batch.video_BTCHW[:1], batch.audio_BTN[:1])
+        share, noise = self._share(chance)[:1], self._noise(chance)[:1]
+        return separate(self.network, self.inputs.frontend, first, share, self.mask_ratio, noise).sheet()
+
+    def _share(self, chance: Chance) -> Tensor:
+        clip = self.clip
+        return draw_share(
+            self.mixer,
+            batch=chance.batch,
+            frames=clip.frames,
+            height=clip.height,
+            width=clip.width,
+            patch=self.patch,
+            generator=chance.device,
+        )[chance.rows]
+
+    def _noise(self, chance: Chance) -> Tensor:
+        tokens = (self.clip.height // self.patch) * (self.clip.width // self.patch) * self.clip.frames
+        return torch.rand(chance.batch, tokens, generator=chance.device, device=chance.device.device)[chance.rows]
+
+
+def pretrain(settings: PretrainSettings, progress: Progress | None = None, dataset: ClipDataset | None = None) -> TrainingResult:
+    """Pre-trains the masked autoencoder; a run that was killed is continued by the same call.
+
+    Args:
+        settings: of the command.
+        progress: told how it goes on.
+        dataset: clips, if they are not to be read from `settings.data`.
+
+    Raises:
+        InputError: the data, the settings or the run's folder cannot be used.
+        NonFiniteError: a step was not finite.
+    """
+    progress = progress or NoProgress()
+    fabric = make_fabric(settings)
+    clip = settings.clip_settings(settings.preset)
+    if dataset is None:
+        progress.start(None, f"listing the clips of {settings.data}")
+        dataset = open_clips(settings, clip, workers=settings.num_workers)
+    card = _continued_card(settings) or _new_card(settings, clip, dataset)
+    folder = fit(PretrainTask(card, settings), dataset, settings, fabric, progress)
+    return finish(folder, dataset, fabric)
+
+
+def _continued_card(settings: PretrainSettings) -> Card | None:
+    """The card of the run that is there already: its statistics hold to the end."""
+    if settings.overwrite or not (Path(settings.out) / "latest").exists():
+        return None
+    return checkpoint.load_card(settings.out)
+
+
+def _new_card(settings: PretrainSettings, clip: ClipSettings, dataset: ClipDataset) -> Card:
+    return Card(
+        kind="mae",
+        model=preset(settings.preset).model,
+        clip=clip,
+        statistics=measure_statistics(dataset, clip, seed=settings.seed),
+        options={
+            "norm_pix": settings.norm_pix,
+            "video_weight": settings.video_weight,
+            "audio_weight": settings.audio_weight,
+            "interleave": settings.interleave,
+        },
+        settings=dataclasses.asdict(settings),
+        data=describe_data(settings.data, dataset),
+        version=cmmixer.__version__,
+    )
