@@ -1,0 +1,104 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cmmixer import config
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: as typed.
+        settings: its settings class; the first line of its docstring is the help.
+        function: `module:name` of the Python function that takes the settings and a progress.
+        example: a command line that works.
+        positional: the field that is given without a flag, if any.
+    """
+
+    name: str
+    settings: type[Any]
+    function: str
+    example: str
+    positional: str | None = None
+
+    @property
+    def summary(self) -> str:
+        return (self.settings.__doc__ or "").strip().splitlines()[0]
+
+    def load(self) -> Callable[..., Any]:
+        """The function; this is where torch and the rest are imported."""
+        module, name = self.function.split(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return function
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            "quickstart",
+            config.QuickstartSettings,
+            "cmmixer.walkthrough:quickstart",
+            "cmmixer quickstart\n  cmmixer quickstart --data ~/films --out runs/mine",
+        ),
+        Command(
+            "synthesize",
+            config.SynthesizeSettings,
+            "cmmixer.media.synthetic:synthesize",
+            "cmmixer synthesize --clips 200 --out films --seed 1 --difficulty easy",
+        ),
+        Command(
+            "prepare",
+            config.PrepareSettings,
+            "cmmixer.data.prepare:prepare",
+            "cmmixer prepare --data ~/films --out stores/films --preset nano",
+        ),
+        Command(
+            "pretrain",
+            config.PretrainSettings,
+            "cmmixer.train.pretrain:pretrain",
+            "cmmixer pretrain --data stores/films --preset nano --epochs 20 --batch_size 64 --warmup_epochs 2 --out runs/pre\n"
+            "  torchrun --nproc-per-node 8 -m cmmixer pretrain --num_workers 32 --batch_size 8 --epochs 400 --lr 2e-4 "
+            "--warmup_epochs 40 --mixup_mode image --data ~/films",
+        ),
+        Command(
+            "finetune",
+            config.FinetuneSettings,
+            "cmmixer.train.finetune:finetune",
+            "cmmixer finetune --data stores/films --init runs/pre --out runs/fine",
+        ),
+        Command(
+            "evaluate",
+            config.EvaluateSettings,
+            "cmmixer.evaluation.retrieval:evaluate",
+            "cmmixer evaluate runs/fine --data stores/gallery --gallery gallery.json",
+            positional="model",
+        ),
+        Command(
+            "embed",
+            config.EmbedSettings,
+            "cmmixer.embedding:embed",
+            "cmmixer embed --model runs/fine --data ~/films --out films.parquet",
+        ),
+        Command(
+            "index",
+            config.IndexSettings,
+            "cmmixer.indexing:index",
+            "cmmixer index --model runs/fine --data ~/films --index library",
+        ),
+        Command(
+            "search",
+            config.SearchSettings,
+            "cmmixer.searching:search",
+            "cmmixer search --index library silent.mp4 --for audio -k 5",
+            positional="query",
+        ),
+    )
+}

@@ -1,0 +1,102 @@
+"""Commands as people type them: whole outputs and exit codes, in real processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cmmixer.cli.commands import COMMANDS
+from cmmixer.cli.parser import field_helps, parse
+from cmmixer.errors import SettingsError
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cmmixer", *arguments], capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})}
+    )
+
+
+def test_help_comes_in_under_half_a_second_and_without_torch() -> None:
+    # The best of a few, since the machine may be busy; `-X importtime` would tell torch by name.
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        done = run("--help")
+        seconds.append(time.perf_counter() - begun)
+        assert done.returncode == 0
+    assert min(seconds) < 0.5
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys; from cmmixer.cli import main; main(['--help']); print('torch' in sys.modules, 'numpy' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert loaded.stdout.splitlines()[-1] == "False False"
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_has_an_example_that_parses_and_help_for_every_flag(name: str) -> None:
+    command = COMMANDS[name]
+    done = run(name, "--help")
+    assert done.returncode == 0
+    assert f"example:\n  {command.example.splitlines()[0]}" in done.stdout
+    for line in command.example.splitlines():
+        words = line.split()
+        settings, as_json = parse(command, words[words.index(name) + 1 :])
+        assert isinstance(settings, command.settings)
+        assert as_json is False
+    helps = field_helps(command.settings)
+    missing = [field.name for field in dataclasses.fields(command.settings) if not helps.get(field.name)]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["pretrian"], "got command 'pretrian'; did you mean 'pretrain'? expected one of " + ", ".join(COMMANDS)),
+        (["pretrain", "--epoch", "3", "--foo"], "unknown options: epoch (did you mean epochs?), foo; see `cmmixer pretrain --help`"),
+        (["pretrain", "--epochs", "4"], "missing: --data; see `cmmixer pretrain --help`"),
+        (["pretrain", "--data", "x", "--epochs", "a"], "--epochs: got 'a', expected a value of type int; see `cmmixer pretrain --help`"),
+        (["search", "q.mp4", "--index", "x", "--for", "vidio"], "--for: got 'vidio', expected one of audio, video; did you mean 'video'?"),
+        (["search"], "missing: QUERY, --index; see `cmmixer search --help`"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], told: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"cmmixer: {told}\n")
+
+
+def test_dashes_and_underscores_mean_the_same() -> None:
+    dashed, _ = parse(COMMANDS["pretrain"], ["--data", "x-y", "--batch-size", "4", "--warmup-epochs=2"])
+    scored, _ = parse(COMMANDS["pretrain"], ["--data", "x-y", "--batch_size", "4", "--warmup_epochs=2"])
+    assert dashed == scored
+    assert (dashed.data, dashed.batch_size, dashed.warmup_epochs) == ("x-y", 4, 2.0)
+
+
+def test_a_recipe_sets_options_and_flags_win(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: films\nepochs: 7\nlr: 2e-4\nmixup_mode: video\ncutmix_minmax: [0.2, 0.8]\n")
+    settings, _ = parse(COMMANDS["pretrain"], ["--config", str(recipe), "--epochs", "9"])
+    assert (settings.epochs, settings.lr, settings.mixup_mode, settings.cutmix_minmax) == (9, 2e-4, "video", (0.2, 0.8))
+
+
+def test_unknown_keys_of_a_recipe_are_told_all_at_once(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: films\nepochss: 7\ncolour: blue\n")
+    with pytest.raises(SettingsError) as refused:
+        parse(COMMANDS["pretrain"], ["--config", str(recipe)])
+    assert str(refused.value) == f"--config {recipe}: unknown options: epochss (did you mean epochs?), colour"
+
+
+def test_a_missing_path_is_one_line(tmp_path: Path) -> None:
+    done = run("pretrain", "--data", str(tmp_path / "nowhere"), "--preset", "nano", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("cmmixer: ")
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
