@@ -1,0 +1,185 @@
+"""The report's pictures, drawn as PNG bytes. `Figure` is used directly: no pyplot, no global state, no window.
+
+Letters: T frames, H x W pixels of a picture.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+# Ink and lines on the page's light and dark ground; the series colours are told apart on both, and by the colour-blind
+# (Okabe and Ito, "Color Universal Design", 2008).
+_INK = {False: "#3a4048", True: "#c9d1d9"}
+_GRID = {False: "#d9dee4", True: "#30363d"}
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+_DOTS_PER_INCH = 160
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One panel of loss curves.
+
+    Attributes:
+        title: what the panel shows, in words.
+        rows: the training log, one mapping a line; lines without a series' key are passed over.
+        series: key in the rows -> name in the legend.
+        x: key of the horizontal axis.
+        level: a horizontal line to compare with, such as the loss of guessing, and its name.
+    """
+
+    title: str
+    rows: Sequence[Mapping[str, float]]
+    series: Mapping[str, str]
+    x: str = "step"
+    level: tuple[float, str] | None = None
+
+
+def loss_curves(panels: Sequence[Curves], *, dark: bool = False) -> bytes:
+    """The panels side by side, as a PNG with a transparent ground.
+
+    Raises:
+        ValueError: no panel was given.
+    """
+    if not panels:
+        raise ValueError("loss_curves: got no panels, expected one or more")
+    figure = _figure(4.6 * len(panels), 3.1)
+    for position, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), position)
+        _draw_curves(axes, panel, dark)
+    return _png(figure)
+
+
+def _draw_curves(axes: Axes, panel: Curves, dark: bool) -> None:
+    for colour, (key, name) in zip(cycle(_SERIES), panel.series.items(), strict=False):
+        points = np.array([(row[panel.x], row[key]) for row in panel.rows if key in row and panel.x in row], float)
+        if len(points):
+            axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.6, label=name)
+    if panel.level is not None:
+        axes.axhline(panel.level[0], color=_INK[dark], linewidth=1, linestyle="--", label=panel.level[1])
+    axes.set_title(panel.title, color=_INK[dark], fontsize=10, loc="left")
+    axes.set_xlabel(panel.x, color=_INK[dark], fontsize=9)
+    axes.tick_params(colors=_INK[dark], labelsize=8)
+    axes.grid(color=_GRID[dark], linewidth=0.6)
+    axes.patch.set_alpha(0.0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_GRID[dark])
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8, labelcolor=_INK[dark])
+
+
+def mel_picture(decibels_HW: NDArray[np.floating], *, scale: int = 2) -> bytes:
+    """A mel picture as a PNG: time runs to the right, low frequencies lie at the bottom, louder is brighter.
+
+    Args:
+        decibels_HW: log-mel values; row 0 is the lowest band, as `cmmixer.media.mel` gives it.
+        scale: each value becomes a square of this many pixels.
+
+    Raises:
+        ValueError: not a picture of H x W values.
+    """
+    return _raw_png(_magma(decibels_HW), scale)
+
+
+def _magma(values_HW: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Colours of a mel picture, low frequencies at the bottom, stretched from its 2nd to its 99.5th percentile."""
+    values = np.asarray(values_HW, np.float64)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"a mel picture has shape (H, W); got {values.shape}")
+    low, high = np.percentile(values, (2.0, 99.5))
+    stretched = np.clip((values - low) / max(high - low, 1e-9), 0.0, 1.0)
+    colours: NDArray[np.uint8] = colormaps["magma"](stretched[::-1], bytes=True)[..., :3]
+    return colours
+
+
+@dataclass(frozen=True)
+class StripRow:
+    """One row of the strip picture: a clip's T pictures side by side.
+
+    Attributes:
+        caption: what the row shows.
+        pictures: [T, H, W, 3] colours in [0, 1] (uint8 also, 0 to 255), or [T, H, W] mel values, row 0 the lowest band.
+    """
+
+    caption: str
+    pictures: NDArray[np.generic]
+
+
+def strip_picture(rows: Sequence[StripRow], *, dark: bool = False) -> bytes:
+    """What the mixer makes of a clip and what the network makes of that, one captioned row each, as a PNG.
+
+    Usual rows: frames, mel pictures, mixed strip, what the encoder sees, both reconstructions.
+
+    Raises:
+        ValueError: no rows, or pictures of another shape.
+    """
+    if not rows:
+        raise ValueError("strip_picture: got no rows, expected one or more")
+    strips = [_side_by_side(row.pictures) for row in rows]
+    width = 5.2
+    heights = [width * strip.shape[0] / strip.shape[1] + 0.28 for strip in strips]
+    figure = _figure(width, sum(heights))
+    grid = figure.add_gridspec(len(rows), 1, height_ratios=heights)
+    for position, (row, strip) in enumerate(zip(rows, strips, strict=True)):
+        axes = figure.add_subplot(grid[position, 0])
+        axes.imshow(strip, interpolation="nearest", aspect="equal")
+        axes.set_title(row.caption, color=_INK[dark], fontsize=11, loc="left", pad=4)
+        axes.set_axis_off()
+    return _png(figure)
+
+
+def _side_by_side(pictures: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """[T, H, W(, 3)] to one [H, T*W + gaps, 3] strip with thin gaps in mid-grey."""
+    if pictures.ndim == 3:
+        coloured = _mel_frames(np.asarray(pictures, np.float64))
+    elif pictures.ndim == 4 and pictures.shape[3] == 3:
+        coloured = _colour_bytes(pictures)
+    else:
+        raise ValueError(f"pictures of a strip have shape (T, H, W, 3) or (T, H, W); got {pictures.shape}")
+    gap = np.full((coloured.shape[1], 1, 3), 128, np.uint8)
+    parts = [part for picture in coloured for part in (picture, gap)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def _mel_frames(values_THW: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The clip's mel pictures in colour, stretched together so that a quiet window stays dark."""
+    frames, height, width = values_THW.shape
+    together = _magma(values_THW.transpose(1, 0, 2).reshape(height, frames * width))
+    return together.reshape(height, frames, width, 3).transpose(1, 0, 2, 3)
+
+
+def _colour_bytes(pictures_THWC: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if pictures_THWC.dtype == np.uint8:
+        return pictures_THWC.astype(np.uint8)
+    return (np.clip(np.asarray(pictures_THWC, np.float64), 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
+
+
+def _figure(width_inches: float, height_inches: float) -> Figure:
+    figure = Figure(figsize=(width_inches, height_inches), dpi=_DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.patch.set_alpha(0.0)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", transparent=True, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _raw_png(colours_HWC: NDArray[np.uint8], scale: int) -> bytes:
+    height, width = colours_HWC.shape[:2]
+    stream = io.BytesIO()
+    Image.fromarray(colours_HWC).resize((width * scale, height * scale), Image.Resampling.NEAREST).save(stream, "PNG")
+    return stream.getvalue()
