@@ -1,0 +1,99 @@
+"""A function over many files in processes that may hang or die: the run goes on, and each file is answered for.
+
+FFmpeg is C that eats what strangers wrote. A file that makes it loop costs `seconds_each`; one that kills the process costs
+that process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from cmmixer.errors import MediaError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Enough that no worker waits for the next item while results are taken in order.
+_QUEUED_PER_WORKER = 4
+
+
+def worker_count(workers: int) -> int:
+    """The number asked for; 0 means every core this process may use."""
+    return workers if workers > 0 else len(os.sched_getaffinity(0))
+
+
+def map_isolated(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int = 0,
+    seconds_each: float = 60.0,
+) -> Iterator[tuple[Item, Result | MediaError]]:
+    """`function(item)` for each item in other processes, results in the order of the items.
+
+    Args:
+        function: importable by name (defined at a module's top level); should raise MediaError for files it cannot use.
+        items: paths, or values with a `path`; taken as they are needed, so the iterable may be endless.
+        workers: processes; 0 takes every core.
+        seconds_each: an item that takes longer is given up and its process ended.
+
+    Yields:
+        (item, result), or (item, MediaError): the one raised, or `time-limit`, or `crashed`.
+
+    Raises:
+        Exception: any error of `function` other than MediaError; it is a fault of the program.
+    """
+    processes = worker_count(workers)
+    waiting: deque[tuple[Item, Future[Any]]] = deque()
+    remaining = iter(items)
+    pool = ProcessPool(max_workers=processes, context=_context(function))
+    try:
+        for item in remaining:
+            waiting.append((item, pool.schedule(function, args=(item,), timeout=seconds_each)))
+            if len(waiting) >= processes * _QUEUED_PER_WORKER:
+                yield _answer(*waiting.popleft(), seconds_each)
+        while waiting:
+            yield _answer(*waiting.popleft(), seconds_each)
+        pool.close()
+    finally:
+        # A consumer that stops early leaves tasks behind; they are ended, not waited for.
+        pool.stop()
+        pool.join()
+
+
+def _context(function: Callable[..., object]) -> multiprocessing.context.BaseContext:
+    """Processes forked from a clean server, which imports the function's module once for all of them.
+
+    Forking this process itself is not safe once libraries have started threads.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cmmixer.media.decode", function.__module__])
+    return context
+
+
+def _answer(item: Item, future: Future[Any], seconds_each: float) -> tuple[Item, Any]:
+    try:
+        return item, future.result()
+    except MediaError as error:
+        return item, error
+    except TimeoutError:
+        return item, MediaError(_path_of(item), "time-limit", f"took longer than {seconds_each:g} s")
+    except (ProcessExpired, MemoryError) as error:
+        code = getattr(error, "exitcode", None)
+        told = (
+            "ran out of memory" if isinstance(error, MemoryError) else f"the decoder's process died (exit code {code})"
+        )
+        return item, MediaError(_path_of(item), "crashed", told)
+
+
+def _path_of(item: object) -> str:
+    path = item if isinstance(item, str | Path) else getattr(item, "path", item)
+    return str(path)

@@ -1,0 +1,63 @@
+"""Where in a film clips lie, and at which instants their frames are taken. Plain arithmetic on seconds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmmixer.types import Span
+
+# Containers round: a "ten-second" film at 29.97 frames per second lasts 9.976 s. A film that misses a clip's length by
+# no more than this still counts as long enough; its last frame is held and its sound zero-padded.
+SLACK_SECONDS = 0.05
+
+
+def frame_instants(span: Span, frames: int) -> NDArray[np.float64]:
+    """The centres of `frames` equal cells of a span.
+
+    Returns:
+        float64 (T,), seconds from the film's beginning: `start + (k + 1/2) x duration / T`.
+
+    Raises:
+        ValueError: `frames` is below 1.
+    """
+    if frames < 1:
+        raise ValueError(f"a span is cut into 1 cell or more; got {frames}")
+    cells = np.arange(frames, dtype=np.float64) + 0.5
+    return np.asarray(span.start_seconds + cells * (span.duration_seconds / frames), dtype=np.float64)
+
+
+def clip_spans(
+    duration_seconds: float,
+    clip_seconds: float,
+    stride_seconds: float,
+    *,
+    cover_end: bool = False,
+    keep_short: bool = False,
+) -> list[Span]:
+    """Clips of one film: they start at 0, stride, 2 x stride, ... and are full unless `keep_short` says otherwise.
+
+    Args:
+        duration_seconds: length of the film.
+        clip_seconds: length of a clip.
+        stride_seconds: distance between the starts of two clips.
+        cover_end: add a last clip aligned to the film's end where the others leave a rest.
+        keep_short: a film shorter than a clip gives one span, [0, duration).
+
+    Raises:
+        ValueError: a length or a stride that is not positive.
+    """
+    if clip_seconds <= 0 or stride_seconds <= 0:
+        raise ValueError(f"clips need a positive length and stride; got {clip_seconds} s every {stride_seconds} s")
+    if not duration_seconds > 0:
+        return []
+    if duration_seconds < clip_seconds - SLACK_SECONDS:
+        return [Span(0.0, duration_seconds)] if keep_short else []
+    last_start = max(0.0, duration_seconds - clip_seconds)
+    count = math.floor((last_start + SLACK_SECONDS) / stride_seconds) + 1
+    starts = [number * stride_seconds for number in range(count)]
+    if cover_end and last_start > starts[-1] + SLACK_SECONDS:
+        starts.append(last_start)
+    return [Span(start, start + clip_seconds) for start in starts]
