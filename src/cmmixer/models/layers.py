@@ -1,0 +1,58 @@
+"""The pre-norm transformer block of a ViT (arXiv 2010.11929), with PyTorch's fused attention.
+
+Letters: B clips, L tokens, D width, h heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MLP_RATIO = 4
+NORM_EPS = 1e-6
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: [B, L, D] -> [B, L, D]."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"width {dim} cannot be shared by {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, tokens_BLD: Tensor) -> Tensor:
+        query, key, value = torch.unflatten(self.qkv(tokens_BLD), 2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed_BhLd = functional.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.out(mixed_BhLd.transpose(1, 2).flatten(2))
+        return out
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): [B, L, D] -> [B, L, D]."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attention = Attention(dim, heads)
+        self.norm_2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = nn.Sequential(nn.Linear(dim, MLP_RATIO * dim), nn.GELU(), nn.Linear(MLP_RATIO * dim, dim))
+
+    def forward(self, tokens_BLD: Tensor) -> Tensor:
+        tokens_BLD = tokens_BLD + self.attention(self.norm_1(tokens_BLD))
+        out: Tensor = tokens_BLD + self.mlp(self.norm_2(tokens_BLD))
+        return out
+
+
+def initialise(module: nn.Module) -> None:
+    """Linear layers uniform by Glorot with zero bias, layer norms 1 and 0, as MAE does; for `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
