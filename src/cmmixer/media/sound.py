@@ -120,7 +120,7 @@ class _Buffer:
 def to_rate(samples: NDArray[np.float32], own_rate: int, wanted_rate: int) -> NDArray[np.int16]:
     """Mono float samples at one rate -> int16 at another; sample 0 stays at its instant."""
     if own_rate == wanted_rate:
-        return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+        return np.asarray(np.clip(np.rint(samples * 32768.0), -32768, 32767), dtype=np.int16)
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate = own_rate
     resampler = av.AudioResampler(format="s16", layout="mono", rate=wanted_rate)
