@@ -99,6 +99,6 @@ def _truth(truth_Q: ArrayLike | None, queries: int, candidates: int) -> NDArray[
 
 def _rank_rows(scores_QN: NDArray[np.floating], true_Q: NDArray[np.floating], tie: float) -> NDArray[np.int64]:
     # The true candidate is among those counted, as its own score is at least its own; hence no "1 +".
-    above = np.count_nonzero(scores_QN >= (true_Q - tie)[:, None], axis=1)
+    above: NDArray[np.int64] = np.count_nonzero(scores_QN >= (true_Q - tie)[:, None], axis=1)
     above[np.isnan(true_Q)] = scores_QN.shape[1]
-    return above.astype(np.int64, copy=False)
+    return above

@@ -43,7 +43,7 @@ class FrontEnd(nn.Module):
         return pixels_BTCHW.to(torch.float32).mul_(1.0 / 255.0)
 
     def decibels(self, windows_BTN: Tensor) -> Tensor:
-        """int16, or float in the int16's unit after an augmentation, [B, T, N] -> log-mel [B, T, 1, H, W] in decibels."""
+        """int16, or float of full scale 1, [B, T, N] -> log-mel [B, T, 1, H, W] in decibels."""
         pictures: Tensor = self.mel(windows_BTN)
         return pictures
 
