@@ -50,6 +50,7 @@ class MediaError(InputError):
     REASONS = (
         "missing",  # no such file
         "not-a-file",  # a directory, a device, a dangling link
+        "not-media",  # its ending says that it is neither film nor sound
         "empty",  # zero bytes
         "unreadable",  # no container FFmpeg knows, or damaged beyond opening
         "no-picture",  # no picture stream, and a picture was needed

@@ -1,0 +1,305 @@
+"""Seeded, resumable order; clips stacked into batches.
+
+Everything follows from (seed, epoch, step): the order of an epoch is one permutation of the data set, global batch k is
+`order[k*B*W : (k+1)*B*W]`, and process r of W takes rows `[r*B, (r+1)*B)` of it. So two processes of 8 see together
+what one process of 16 sees, and an epoch can be entered at any step, with any number of workers.
+
+Letters: B clips of a process's batch, T frames, C = 3 colours, H x W pixels, N samples of a sound window.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cmmixer.config.clip import ClipSettings
+from cmmixer.data.dataset import ClipDataset
+from cmmixer.errors import DataError, MediaError
+from cmmixer.media.mel import MelPictures
+from cmmixer.types import Batch, Clip, Statistics
+
+# So many films in a row that cannot be decoded are no accident of single files any more.
+MOST_FAILURES = 64
+
+
+def collate(clips: Sequence[Clip]) -> Batch:
+    """Stacks clips that have both picture and sound.
+
+    Raises:
+        DataError: a clip lacks one of them.
+    """
+    pixels, samples = [], []
+    for clip in clips:
+        if clip.frames is None or clip.sound is None:
+            raise DataError(
+                f"{clip.id}: training needs picture and sound; it has no {'sound' if clip.frames else 'picture'}"
+            )
+        pixels.append(clip.frames.pixels_THWC)
+        samples.append(clip.sound.samples_TN)
+    video_BTHWC = torch.from_numpy(np.stack(pixels))
+    return Batch(
+        ids=[clip.id for clip in clips],
+        labels=[clip.label for clip in clips],
+        video_BTCHW=video_BTHWC.permute(0, 1, 4, 2, 3).contiguous(),
+        audio_BTN=torch.from_numpy(np.stack(samples)),
+    )
+
+
+def epoch_order(count: int, *, seed: int, epoch: int, shuffle: bool) -> NDArray[np.int64]:
+    """The order in which an epoch visits the clips; a permutation of `range(count)`."""
+    return np.random.default_rng((seed, epoch)).permutation(count) if shuffle else np.arange(count)
+
+
+class ClipBatches:
+    """Batches of a data set for one process of a training run. Its workers stay alive from epoch to epoch.
+
+    Attributes:
+        skips: the data set's report; files that cannot be decoded while training are added, each once.
+        replaced: how many rows of batches were filled with another clip because of them.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        pin_memory: bool = False,
+    ) -> None:
+        """Plans batches.
+
+        Args:
+            dataset: the clips.
+            batch_size: B, clips per process and step.
+            seed: another seed, another order.
+            rank, world: which of how many processes this one is.
+            num_workers: loading processes; 0 loads in this one. The batches are the same for any number.
+            shuffle: whether the order changes with seed and epoch.
+            drop_last: leave out the last clips that do not fill a global batch; without it the last batch is shorter.
+            pin_memory: batches arrive in page-locked memory, for copies to a GPU.
+
+        Raises:
+            DataError: there are no clips, or with `drop_last` not enough for one step.
+        """
+        step_clips = batch_size * world
+        if len(dataset) < (step_clips if drop_last else 1):
+            raise DataError(
+                f"{len(dataset)} clips are too few: one step takes {batch_size} clips x {world} processes; "
+                "give more films, a smaller --batch_size or a smaller --stride_seconds"
+            )
+        self.skips = dataset.skips
+        self.replaced = 0
+        # Without drop_last the last global batch may end before this process's rows.
+        self._steps = len(dataset) // step_clips if drop_last else -(-(len(dataset) - rank * batch_size) // step_clips)
+        self._plan = _Plan(self._steps)
+        rows = _RankRows(dataset, _Order(len(dataset), seed, shuffle, batch_size, rank, world))
+        self._loader = DataLoader(
+            rows,
+            sampler=self._plan,
+            batch_size=None,  # `rows` makes whole batches
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context=_context() if num_workers > 0 else None,
+            pin_memory=pin_memory,
+        )
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return self._steps
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `start_step` on."""
+        self._plan.epoch, self._plan.start_step = epoch, start_step
+        for batch, failures in self._loader:
+            for failure in failures:
+                self._note(failure)
+            yield batch
+
+    def _note(self, failure: MediaError) -> None:
+        self.replaced += 1
+        if all(skip.path != failure.path for skip in self.skips):
+            self.skips.add(failure.path, failure.reason, failure.message)
+
+
+@dataclass
+class EpochBatches:
+    """One epoch of `batches`, from `start_step` on; has a length and can be iterated again."""
+
+    batches: ClipBatches
+    epoch: int
+    start_step: int
+
+    def __len__(self) -> int:
+        return max(len(self.batches) - self.start_step, 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches.epoch(self.epoch, self.start_step)
+
+
+def make_loader(
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    epoch: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    start_step: int = 0,
+    num_workers: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = True,
+) -> EpochBatches:
+    """One epoch of batches; see `ClipBatches`, which keeps its workers over many epochs."""
+    batches = ClipBatches(
+        dataset,
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        world=world,
+        num_workers=num_workers,
+        shuffle=shuffle,
+        drop_last=drop_last,
+    )
+    return EpochBatches(batches, epoch, start_step)
+
+
+def measure_statistics(dataset: ClipDataset, clip: ClipSettings, *, limit: int = 256, seed: int = 0) -> Statistics:
+    """Means and standard deviations of pixels (scaled to [0, 1]) and of log-mel pictures (in decibels).
+
+    Args:
+        dataset: training clips.
+        clip: their geometry.
+        limit: measure on so many clips at most, drawn at random.
+        seed: of that draw.
+    """
+    loader = make_loader(dataset, batch_size=16, seed=seed, drop_last=False)
+    mel_pictures = MelPictures(clip)
+    pixels, decibels, clips = _Moments(3), _Moments(1), 0
+    for batch in loader:
+        batch = Batch(batch.ids, batch.labels, batch.video_BTCHW[: limit - clips], batch.audio_BTN[: limit - clips])
+        pixels.add(batch.video_BTCHW.movedim(2, 0).flatten(1).double() / 255)
+        with torch.no_grad():
+            decibels.add(mel_pictures(batch.audio_BTN).flatten().unsqueeze(0).double())
+        clips += len(batch.video_BTCHW)
+        if clips >= limit:
+            break
+    red, green, blue = zip(pixels.mean.tolist(), pixels.std.tolist(), strict=True)
+    return Statistics(
+        picture_mean=(red[0], green[0], blue[0]),
+        picture_std=(red[1], green[1], blue[1]),
+        mel_mean=decibels.mean.item(),
+        mel_std=decibels.std.item(),
+        clips=clips,
+    )
+
+
+# ----------------------------------------------------------------------------------------------- what a worker does
+
+
+@dataclass
+class _Order:
+    """Which rows of the data set a process takes at (epoch, step)."""
+
+    count: int
+    seed: int
+    shuffle: bool
+    batch_size: int
+    rank: int
+    world: int
+    _drawn: tuple[int, NDArray[np.int64]] | None = None
+
+    def indices(self, epoch: int, step: int) -> list[int]:
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = epoch, epoch_order(self.count, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        first = (step * self.world + self.rank) * self.batch_size
+        return [int(index) for index in self._drawn[1][first : first + self.batch_size]]
+
+
+class _RankRows(Dataset[tuple[Batch, list[MediaError]]]):
+    """Batch number `step` of `epoch`, and the failures that were met on the way."""
+
+    def __init__(self, dataset: ClipDataset, order: _Order) -> None:
+        self.dataset, self.order = dataset, order
+        self.broken: dict[int, MediaError] = {}
+
+    def __getitem__(self, epoch_and_step: tuple[int, int]) -> tuple[Batch, list[MediaError]]:
+        indices = self.order.indices(*epoch_and_step)
+        clips, failures = [], []
+        for index, result in zip(indices, self._read(indices), strict=True):
+            if isinstance(result, MediaError):
+                failures.append(result)
+                result = self._replacement(index, failures)
+            clips.append(result)
+        return collate(clips), failures
+
+    def _read(self, indices: list[int]) -> list[Clip | MediaError]:
+        """Reads clips; a file that failed once in this process is not tried again."""
+        fresh = [index for index in indices if index not in self.broken]
+        found = dict(zip(fresh, self.dataset.read(fresh), strict=True))
+        self.broken.update((index, result) for index, result in found.items() if isinstance(result, MediaError))
+        return [self.broken[index] if index in self.broken else found[index] for index in indices]
+
+    def _replacement(self, index: int, failures: list[MediaError]) -> Clip:
+        """The next clip of another film that can be decoded; the same one whoever asks."""
+        sources = self.dataset.sources
+        tried = {sources[index]}
+        for step in range(1, len(sources)):
+            other = (index + step) % len(sources)
+            if sources[other] in tried:
+                continue
+            result = self._read([other])[0]
+            if isinstance(result, Clip):
+                return result
+            tried.add(sources[other])
+            if len(tried) > MOST_FAILURES:
+                break
+        last = failures[-1]
+        raise DataError(f"{len(tried)} films in a row could not be decoded, the first one {last.path}: {last.message}")
+
+
+class _Plan(Sampler[tuple[int, int]]):
+    """Says which batches come next; the main process sets it before each epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.epoch, self.start_step = steps, 0, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.epoch, step) for step in range(self.start_step, self.steps))
+
+
+class _Moments:
+    """Mean and standard deviation of rows of numbers that come in pieces, in float64."""
+
+    def __init__(self, rows: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(rows, dtype=torch.float64)
+        self.squares = torch.zeros(rows, dtype=torch.float64)
+
+    def add(self, values_RN: torch.Tensor) -> None:
+        self.count += values_RN.shape[1]
+        self.total += values_RN.sum(1)
+        self.squares += values_RN.square().sum(1)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return self.total / self.count
+
+    @property
+    def std(self) -> torch.Tensor:
+        return (self.squares / self.count - self.mean.square()).clamp(min=0).sqrt()
+
+
+def _context() -> str:
+    """Lance and decoders keep threads, which a forked copy of this process would lack."""
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

@@ -1,0 +1,256 @@
+"""Clips one can ask for by number: from films, from a clip store, or from arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from cmmixer.config.clip import ClipSettings
+from cmmixer.config.commands import DataSettings
+from cmmixer.data.clips import ClipRef, list_clips, read_ref
+from cmmixer.data.manifest import read_layout
+from cmmixer.data.skips import SkipReport
+from cmmixer.data.store import ClipStore, differences
+from cmmixer.errors import DataError, MediaError, StoreError
+from cmmixer.media.timeline import frame_instants
+from cmmixer.progress import Progress
+from cmmixer.types import Clip, Frames, SoundWindows, Span
+
+
+class ClipDataset(Protocol):
+    """Clips by number, with what is known of each before it is decoded."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The clips' ids, all different."""
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """For each clip, the film it was cut from."""
+
+    @property
+    def labels(self) -> Sequence[str | None]:
+        """For each clip, its class name."""
+
+    @property
+    def skips(self) -> SkipReport:
+        """Files that were left out."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Clip:
+        """Decodes one clip.
+
+        Raises:
+            MediaError: it cannot be decoded.
+        """
+
+    def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
+        """Decodes clips in the order asked for; what cannot be decoded comes back as its error."""
+
+
+class FilmClips:
+    """Clips decoded from their films each time they are asked for.
+
+    Args:
+        refs: where the clips lie.
+        clip: their geometry.
+        skips: films that were left out when the clips were listed.
+        file_seconds: longest time spent on decoding one clip.
+        picture, sound: what to decode.
+    """
+
+    def __init__(
+        self,
+        refs: Sequence[ClipRef],
+        clip: ClipSettings,
+        *,
+        skips: SkipReport | None = None,
+        file_seconds: float = 60.0,
+        picture: bool = True,
+        sound: bool = True,
+    ) -> None:
+        self.refs = list(refs)
+        self.clip = clip
+        self.skips = SkipReport() if skips is None else skips
+        self.file_seconds = file_seconds
+        self.picture, self.sound = picture, sound
+        self.ids = [ref.id for ref in self.refs]
+        self.sources = [ref.source for ref in self.refs]
+        self.labels = [ref.label for ref in self.refs]
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __getitem__(self, index: int) -> Clip:
+        """Decodes one clip; MediaError where that cannot be done."""
+        return read_ref(
+            self.refs[index], self.clip, file_seconds=self.file_seconds, picture=self.picture, sound=self.sound
+        )
+
+    def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
+        """Decodes clips one after the other."""
+        return [self._try(index) for index in indices]
+
+    def _try(self, index: int) -> Clip | MediaError:
+        try:
+            return self[index]
+        except MediaError as error:
+            return error
+
+
+class StoreClips:
+    """Clips of a clip store, all of them or those of one split.
+
+    Args:
+        store: an open store.
+        split: only clips of this split.
+
+    Raises:
+        DataError: the store has no clip of that split.
+    """
+
+    def __init__(self, store: ClipStore, split: str | None = None) -> None:
+        self.store = store
+        self.rows = [row for row, its in enumerate(store.splits) if split is None or its == split]
+        if not self.rows:
+            there = ", ".join(sorted({its for its in store.splits if its is not None})) or "none"
+            raise DataError(f"{store.folder}: no clip of split {split!r}; splits there: {there}")
+        self.skips = SkipReport.read(store.folder)
+        self.ids = [store.ids[row] for row in self.rows]
+        self.sources = [store.sources[row] for row in self.rows]
+        self.labels = [store.labels[row] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Clip:
+        """One clip."""
+        return self.store.read([self.rows[index]])[0]
+
+    def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
+        """Clips in one request, in the order asked for."""
+        return [*self.store.read([self.rows[index] for index in indices])]
+
+
+class ArrayClips:
+    """Clips that are already numbers, for studies without codecs.
+
+    Args:
+        video_NTCHW: uint8 pictures, an array or a tensor.
+        audio_NTS: int16 sound windows, an array or a tensor.
+        ids: the clips' ids; default "0", "1", ...
+        labels: their class names; default: none.
+        sources: the films they count to; default: their ids.
+        clip_seconds: length of a clip.
+        sample_rate_hz: of the sound windows.
+
+    Raises:
+        DataError: shapes, types or lengths that do not fit together.
+    """
+
+    def __init__(
+        self,
+        video_NTCHW: Any,
+        audio_NTS: Any,
+        ids: Sequence[str] | None = None,
+        labels: Sequence[str | int | None] | None = None,
+        *,
+        sources: Sequence[str] | None = None,
+        clip_seconds: float = 4.0,
+        sample_rate_hz: int = 16000,
+    ) -> None:
+        self.video_NTCHW, self.audio_NTS = np.asarray(video_NTCHW), np.asarray(audio_NTS)
+        video, audio = self.video_NTCHW, self.audio_NTS
+        if video.dtype != np.uint8 or video.ndim != 5 or video.shape[2] != 3:
+            raise DataError(f"pictures must be uint8 (N, T, 3, H, W); got {video.dtype} {video.shape}")
+        if audio.dtype != np.int16 or audio.ndim != 3 or audio.shape[:2] != video.shape[:2]:
+            raise DataError(
+                f"sound windows must be int16 {video.shape[:2]} + (samples,); got {audio.dtype} {audio.shape}"
+            )
+        self.ids = [str(number) for number in range(len(video))] if ids is None else list(ids)
+        self.labels = [None] * len(video) if labels is None else [None if one is None else str(one) for one in labels]
+        self.sources = list(self.ids) if sources is None else list(sources)
+        for what, values in (("ids", self.ids), ("labels", self.labels), ("sources", self.sources)):
+            if len(values) != len(video):
+                raise DataError(f"{len(video)} clips need {len(video)} {what}; got {len(values)}")
+        self.skips = SkipReport()
+        self.span, self.sample_rate_hz = Span(0.0, clip_seconds), sample_rate_hz
+
+    def __len__(self) -> int:
+        return len(self.video_NTCHW)
+
+    def __getitem__(self, index: int) -> Clip:
+        """One clip; its arrays are views."""
+        times_T = frame_instants(self.span, self.video_NTCHW.shape[1])
+        return Clip(
+            id=self.ids[index],
+            source=self.sources[index],
+            label=self.labels[index],
+            span=self.span,
+            frames=Frames(self.video_NTCHW[index].transpose(0, 2, 3, 1), times_T),
+            sound=SoundWindows(self.audio_NTS[index], times_T, self.sample_rate_hz),
+        )
+
+    def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
+        """Clips in the order asked for."""
+        return [self[index] for index in indices]
+
+
+def open_clips(
+    settings: DataSettings,
+    clip: ClipSettings,
+    *,
+    workers: int = 0,
+    picture: bool = True,
+    sound: bool = True,
+    progress: Progress | None = None,
+) -> ClipDataset:
+    """Opens a clip store or any layout of films.
+
+    Args:
+        settings: which data, which split, how films are cut.
+        clip: geometry of a clip.
+        workers: decoder processes that look into the films; 0 takes every core.
+        picture, sound: what a clip needs; a film without it is left out.
+        progress: told about every film that is looked into.
+
+    Raises:
+        DataError: nothing there, or no film that gives a clip; the message counts the reasons.
+        StoreError: a clip store made with another geometry.
+    """
+    if ClipStore.is_store(settings.data):
+        return _open_store(settings, clip)
+    layout = read_layout(settings.data, settings.split)
+    refs, skips = list_clips(
+        layout.entries,
+        clip,
+        stride_seconds=settings.stride_seconds,
+        file_seconds=settings.file_seconds,
+        workers=workers,
+        need_picture=picture,
+        need_sound=sound,
+        progress=progress,
+    )
+    for skip in layout.ignored:
+        skips.add_skip(skip)
+    if not refs:
+        raise DataError(f"{settings.data}: no film gives a clip of {clip.clip_seconds:g} s; {skips.summary}")
+    return FilmClips(refs, clip, skips=skips, file_seconds=settings.file_seconds, picture=picture, sound=sound)
+
+
+def _open_store(settings: DataSettings, clip: ClipSettings) -> StoreClips:
+    store = ClipStore.open(settings.data)
+    if not store.card.complete:
+        raise StoreError(
+            f"{store.folder}: its `prepare` was stopped; run the same command again, it goes on from there"
+        )
+    differing = differences(store.settings, clip)
+    if settings.stride_seconds not in (None, store.card.stride_seconds):
+        differing.append(f"stride_seconds {store.card.stride_seconds:g} there, {settings.stride_seconds} asked for")
+    if differing:
+        told = "; ".join(differing)
+        raise StoreError(f"{store.folder}: the clip store was prepared differently: {told}; prepare another one")
+    return StoreClips(store, settings.split)
