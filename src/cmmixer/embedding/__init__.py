@@ -1,0 +1,21 @@
+"""From films to unit vectors: `encoder` a model, `films` the machinery, `run` the Python face, `table` the command."""
+
+from cmmixer.embedding.encoder import Encoder, ModelEncoder, load_encoder
+from cmmixer.embedding.films import EmbeddedFilm, Moment, embed_file, embed_moments, file_entry
+from cmmixer.embedding.run import LoadedRun, load
+from cmmixer.embedding.table import EmbedReport, embed
+
+__all__ = [
+    "EmbedReport",
+    "EmbeddedFilm",
+    "Encoder",
+    "LoadedRun",
+    "ModelEncoder",
+    "Moment",
+    "embed",
+    "embed_file",
+    "embed_moments",
+    "file_entry",
+    "load",
+    "load_encoder",
+]

@@ -1,0 +1,231 @@
+"""Films -> unit vectors, one per moment and sense.
+
+    entries -> decode (other processes, ahead of the model) -> batches of moments of many films -> model -> films' vectors
+
+Letters: U distinct instants of a piece, T frames of a moment, B moments of a batch, E = the model's embed_dim.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmmixer.data.manifest import Entry, readable
+from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_films
+from cmmixer.data.skips import Skip
+from cmmixer.embedding.encoder import Encoder
+from cmmixer.errors import InternalError, MediaError
+from cmmixer.models.retriever import Embedding
+from cmmixer.progress import Progress
+from cmmixer.types import Span
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A stretch of a film and its unit vectors [E], float32; a sense that is missing there has None."""
+
+    span: Span
+    video: Vector | None
+    audio: Vector | None
+
+
+@dataclass(frozen=True)
+class EmbeddedFilm:
+    """What came of one entry.
+
+    Attributes:
+        number: its place among the entries.
+        entry: the film or the stretch of it.
+        moments: in order of time; empty when nothing could be used.
+        faults: why it, or a part of it, could not be used.
+    """
+
+    number: int
+    entry: Entry
+    moments: list[Moment]
+    faults: list[MediaError]
+
+    def skip(self) -> Skip | None:
+        """How it is listed among the files that were left out, wholly or in part; None if all of it was used."""
+        if not self.faults:
+            return None
+        fault = self.faults[0]
+        if not self.moments:
+            return Skip.of(fault)
+        told = f"{fault.message}; the rest of it is used ({len(self.moments)} moments)"
+        return Skip.of(MediaError(fault.path, fault.reason, told))
+
+
+def embed_moments(
+    entries: Iterable[Entry],
+    encoder: Encoder,
+    *,
+    stride_seconds: float | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    file_seconds: float = 60.0,
+    picture: bool = True,
+    sound: bool = True,
+    progress: Progress | None = None,
+) -> Iterator[EmbeddedFilm]:
+    """Embeds every moment of every entry; each entry is answered for exactly once, as soon as it is complete.
+
+    Args:
+        entries: films and sounds.
+        encoder: the model.
+        stride_seconds: a moment starts every so many seconds; None: half a clip.
+        batch_size: moments at a time, of one or of many films.
+        workers: decoder processes; 0 takes every core.
+        file_seconds: longest time spent on one file, or on one piece of a long film.
+        picture, sound: whether this sense is wanted.
+        progress: told about every film.
+    """
+    stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
+    cut = Cut(encoder.clip, stride, picture, sound, file_seconds)
+    video = _Batches(encoder.embed_video, batch_size)
+    audio = _Batches(encoder.embed_audio, batch_size)
+    open_films: dict[int, _OpenFilm] = {}
+
+    def complete() -> Iterator[EmbeddedFilm]:
+        for number in [number for number, film in open_films.items() if film.is_complete]:
+            if progress is not None:
+                progress.advance()
+            yield open_films.pop(number).close()
+
+    for piece, result in decode_films(entries, cut, workers=workers):
+        film = open_films.setdefault(piece.number, _OpenFilm(piece))
+        film.take(piece, result, cut, video, audio)
+        yield from complete()
+    video.flush()
+    audio.flush()
+    yield from complete()
+
+
+@dataclass
+class _Draft:
+    """A moment whose vectors are still being made."""
+
+    span: Span
+    video: Vector | None = None
+    audio: Vector | None = None
+
+
+@dataclass
+class _OpenFilm:
+    """An entry of which not everything is decoded or embedded yet."""
+
+    piece: Piece
+    drafts: list[_Draft] = field(default_factory=list)
+    faults: list[MediaError] = field(default_factory=list)
+    pieces_due: int = 1
+    vectors_due: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.pieces_due == 0 and self.vectors_due == 0
+
+    def take(self, piece: Piece, result: DecodedPiece | MediaError, cut: Cut, video: _Batches, audio: _Batches) -> None:
+        """Queues the moments of a piece for the model."""
+        self.pieces_due -= 1
+        if isinstance(result, MediaError):
+            self.faults.append(result)
+            return
+        if piece.first == 0:
+            self.pieces_due += (result.moments_of_film - 1) // cut.piece_moments
+        self.faults += result.faults
+        for place, span in enumerate(result.spans):
+            draft = _Draft(span)
+            rows = result.instants_MT[place]
+            if result.pixels_UCHW is not None:
+                self.vectors_due += 1
+                video.add(result.pixels_UCHW, rows, self._into(draft, "video"))
+            if result.samples_UN is not None and result.heard_M[place]:
+                self.vectors_due += 1
+                audio.add(result.samples_UN, rows, self._into(draft, "audio"))
+            self.drafts.append(draft)
+
+    def _into(self, draft: _Draft, sense: str) -> Callable[[Vector], None]:
+        def deliver(vector: Vector) -> None:
+            setattr(draft, sense, vector)
+            self.vectors_due -= 1
+
+        return deliver
+
+    def close(self) -> EmbeddedFilm:
+        drafts = [draft for draft in self.drafts if draft.video is not None or draft.audio is not None]
+        drafts.sort(key=lambda draft: draft.span.start_seconds)
+        moments = [Moment(draft.span, draft.video, draft.audio) for draft in drafts]
+        if not moments and not self.faults:
+            self.faults.append(MediaError(self.piece.path, "silent", "it is silent from beginning to end"))
+        return EmbeddedFilm(self.piece.number, self.piece.entry, moments, self.faults)
+
+
+class _Batches:
+    """Gathers moments of one sense, whatever films they come from, and hands their vectors back."""
+
+    def __init__(self, embed: Callable[[Tensor], Embedding], size: int) -> None:
+        self._embed = embed
+        self._size = size
+        self._queue: list[tuple[NDArray[Any], NDArray[np.intp], Callable[[Vector], None]]] = []
+
+    def add(self, shared_U: NDArray[Any], rows_T: NDArray[np.intp], deliver: Callable[[Vector], None]) -> None:
+        """Queues one moment: the rows of a piece's arrays that make it up, and where its vector goes."""
+        self._queue.append((shared_U, rows_T, deliver))
+        if len(self._queue) >= self._size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Embeds what is queued."""
+        if not self._queue:
+            return
+        batch = torch.from_numpy(np.stack([shared[rows] for shared, rows, _ in self._queue]))
+        vectors_BE = self._embed(batch).clip_BE.detach().to("cpu", torch.float32).numpy()
+        if not np.isfinite(vectors_BE).all():
+            raise InternalError("the model gives vectors that are not finite; take another checkpoint of its run")
+        for (_, _, deliver), vector in zip(self._queue, vectors_BE, strict=True):
+            deliver(vector)
+        self._queue.clear()
+
+
+def embed_file(
+    path: str | Path,
+    encoder: Encoder,
+    *,
+    stride_seconds: float | None = None,
+    file_seconds: float = 60.0,
+    picture: bool = True,
+    sound: bool = True,
+) -> list[Moment]:
+    """The moments of one file, such as a query; decoded in a process of its own.
+
+    Raises:
+        MediaError: nothing of it can be used.
+    """
+    (film,) = embed_moments(
+        [file_entry(path)],
+        encoder,
+        stride_seconds=stride_seconds,
+        workers=1,
+        file_seconds=file_seconds,
+        picture=picture,
+        sound=sound,
+    )
+    if not film.moments:
+        raise film.faults[0]
+    return film.moments
+
+
+def file_entry(path: str | Path) -> Entry:
+    """A file on its own as an entry."""
+    name = readable(path)
+    return Entry(path=os.fspath(path), name=name, source=name)

@@ -1,0 +1,69 @@
+"""The Python face of a trained run: paths in, unit vectors out.
+
+Letters: n files, E = the model's embed_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmmixer.embedding.encoder import Encoder, load_encoder
+from cmmixer.embedding.films import embed_moments, file_entry
+from cmmixer.errors import SettingsError
+
+
+class LoadedRun:
+    """A trained retriever, ready to embed files: the Python face of a run."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def embed_video(self, paths: Sequence[str | Path], *, file_seconds: float = 60.0) -> NDArray[np.float32]:
+        """Unit vectors of the files' pictures: the mean over each file's moments, made unit length again.
+
+        Args:
+            paths: films; their sound is not used.
+            file_seconds: longest time spent on one file.
+
+        Returns:
+            float32 [n, E], one row a path.
+
+        Raises:
+            MediaError: a file that cannot be used; no vectors are given then.
+        """
+        return self._embed(paths, "video", file_seconds)
+
+    def embed_audio(self, paths: Sequence[str | Path], *, file_seconds: float = 60.0) -> NDArray[np.float32]:
+        """The same for the files' sound; silent stretches do not count."""
+        return self._embed(paths, "audio", file_seconds)
+
+    def _embed(self, paths: Sequence[str | Path], sense: str, file_seconds: float) -> NDArray[np.float32]:
+        if isinstance(paths, str | Path):
+            raise SettingsError(f"embed_{sense}: got one path, expected a list of paths; write [{str(paths)!r}]")
+        vectors_nE = np.zeros((len(paths), self.encoder.dim), np.float32)
+        films = embed_moments(
+            map(file_entry, paths),
+            self.encoder,
+            file_seconds=file_seconds,
+            picture=sense == "video",
+            sound=sense == "audio",
+        )
+        for film in films:
+            if not film.moments:
+                raise film.faults[0]
+            mean_E = np.mean([getattr(moment, sense) for moment in film.moments], axis=0, dtype=np.float64)
+            vectors_nE[film.number] = mean_E / max(float(np.linalg.norm(mean_E)), 1e-12)
+        return vectors_nE
+
+
+def load(run: str | Path, device: str = "auto") -> LoadedRun:
+    """A finetune run or checkpoint, ready to embed files.
+
+    Raises:
+        CheckpointError: missing, damaged, or not a retriever.
+    """
+    return LoadedRun(load_encoder(run, device))

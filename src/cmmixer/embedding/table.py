@@ -1,0 +1,145 @@
+"""`cmmixer embed`: every moment of films and sounds as a row of a Parquet file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cmmixer.atomic import TEMPORARY, explain_full_disk
+from cmmixer.config import EmbedSettings
+from cmmixer.data.manifest import read_layout, readable
+from cmmixer.data.skips import SkipReport
+from cmmixer.embedding.encoder import Encoder, load_encoder
+from cmmixer.embedding.films import EmbeddedFilm, embed_moments
+from cmmixer.errors import InputError
+from cmmixer.progress import NoProgress, Progress
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What `cmmixer embed` did.
+
+    Attributes:
+        out: the Parquet file.
+        films: files that gave moments.
+        moments: rows written.
+        skips: files left out, wholly or in part.
+    """
+
+    out: str
+    films: int
+    moments: int
+    skips: SkipReport
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "out": self.out,
+            "films": self.films,
+            "moments": self.moments,
+            "skipped": self.skips.counts,
+            "skipped_files": [
+                {"path": skip.path, "reason": skip.reason, "message": skip.message} for skip in self.skips
+            ],
+        }
+
+
+PARQUET_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("audio_path", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("start_seconds", pa.float64(), nullable=False),
+        pa.field("end_seconds", pa.float64(), nullable=False),
+        pa.field("video", pa.list_(pa.float32())),
+        pa.field("audio", pa.list_(pa.float32())),
+    ]
+)
+
+
+def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder: Encoder | None = None) -> EmbedReport:
+    """Embeds every moment of films and sounds into a Parquet file, in the order of the data.
+
+    Args:
+        settings: of the command.
+        progress: told about every film.
+        encoder: the model of `settings.model`, where it is loaded already.
+
+    Raises:
+        InputError: data or model that cannot be read, or a place that cannot be written to.
+    """
+    progress = progress or NoProgress()
+    listing = read_layout(settings.data)
+    encoder = encoder or load_encoder(settings.model, settings.device)
+    progress.start(len(listing.entries), "embedding films")
+    films = embed_moments(
+        listing.entries,
+        encoder,
+        stride_seconds=settings.stride_seconds,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        file_seconds=settings.file_seconds,
+        progress=progress,
+    )
+    skips = SkipReport(listing.ignored)
+    used = rows = 0
+    with explain_full_disk(Path(settings.out), InputError), _parquet(Path(settings.out), encoder) as write:
+        for film in _in_order(films):
+            skip = film.skip()
+            if skip is not None:
+                skips.add_skip(skip)
+            if film.moments:
+                write(film)
+                used, rows = used + 1, rows + len(film.moments)
+    return EmbedReport(settings.out, used, rows, skips)
+
+
+def _in_order(films: Iterable[EmbeddedFilm]) -> Iterator[EmbeddedFilm]:
+    """Films by number; a long one holds back the vectors of those behind it, not their pictures."""
+    held: dict[int, EmbeddedFilm] = {}
+    following = 0
+    for film in films:
+        held[film.number] = film
+        while following in held:
+            yield held.pop(following)
+            following += 1
+
+
+@contextmanager
+def _parquet(path: Path, encoder: Encoder) -> Iterator[Callable[[EmbeddedFilm], None]]:
+    """Writes films as rows to a temporary file that takes the path's name when everything is in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    card = {"model_id": encoder.id, "embed_dim": encoder.dim, "clip": asdict(encoder.clip)}
+    schema = PARQUET_SCHEMA.with_metadata({"cmmixer": json.dumps(card)})
+    try:
+        with pq.ParquetWriter(temporary, schema) as writer:
+            yield lambda film: writer.write_table(pa.Table.from_pylist(_rows(film), schema=schema))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rows(film: EmbeddedFilm) -> list[dict[str, Any]]:
+    entry = film.entry
+    return [
+        {
+            "path": readable(entry.path),
+            "audio_path": None if entry.audio_path is None else readable(entry.audio_path),
+            "source": entry.source,
+            "label": entry.label,
+            "start_seconds": moment.span.start_seconds,
+            "end_seconds": moment.span.end_seconds,
+            "video": moment.video,
+            "audio": moment.audio,
+        }
+        for moment in film.moments
+    ]
