@@ -37,7 +37,7 @@ GEOMETRIES = [
 
 
 def test_published_geometry_is_derived() -> None:
-    assert mel_geometry(PUBLISHED) == MelGeometry(hop_samples=512, fft_samples=4096, bands=224, columns=224)
+    assert mel_geometry(PUBLISHED) == MelGeometry(hop_samples=512, fft_samples=2048, bands=224, columns=224)
 
 
 def test_small_geometry_is_derived() -> None:
@@ -126,15 +126,23 @@ def test_half_precision_regions_change_nothing() -> None:
     assert torch.equal(half, pictures(audio))
 
 
+def test_the_fourier_length_is_doubled_until_no_band_is_empty() -> None:
+    clip = geometry_of(1, 400, 64)
+    fft = mel_geometry(clip).fft_samples
+    assert fft == 2048
+    assert not mel_filters(16000, fft // 2, 400).any(axis=1).all()
+    assert mel_filters(16000, fft, 400).any(axis=1).all()
+
+
 def test_nothing_is_kept_in_a_checkpoint() -> None:
     assert MelPictures(geometry_of()).state_dict() == {}
 
 
 def test_an_impossible_width_says_what_to_change() -> None:
     with pytest.raises(
-        SettingsError, match=r"--width: no hop cuts 700 samples .* 64 columns; --window_seconds 2.02 or more"
+        SettingsError, match=r"--width: no hop cuts 680 samples .* 64 columns; --window_seconds 2.02 or more"
     ):
-        mel_geometry(geometry_of(1, 64, 64, 0.35, 2000))
+        mel_geometry(geometry_of(1, 64, 64, 0.34, 2000))
 
 
 def test_too_many_bands_say_what_to_change() -> None:

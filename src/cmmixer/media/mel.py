@@ -7,7 +7,7 @@ The order of the arithmetic, with the published geometry (2.6 s at 44,100 Hz, 22
     N    = window_seconds x sample_rate_hz                          114,660
     hop  = N // W + 1, the only step that can give W columns            512
     W    = 1 + N // hop, windows centred on every hop-th sample         224
-    fft  = smallest power of two >= 4 x hop with no empty band        4,096
+    fft  = smallest power of two >= 4 x hop with no empty band        2,048
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def mel_geometry(clip: ClipSettings) -> MelGeometry:
             f"columns; --window_seconds {enough:.3g} or more always works, or change --width to {1 + samples // hop}"
         )
     fft = 1 << (4 * hop - 1).bit_length()
-    while not mel_filters(clip.sample_rate_hz, fft, clip.height).any(axis=1).all():
+    while _some_band_is_empty(clip.sample_rate_hz, fft, clip.height):
         fft *= 2
         if fft > _LONGEST_FFT:
             raise SettingsError(
@@ -84,10 +84,21 @@ def mel_filters(sample_rate_hz: int, fft_samples: int, bands: int) -> NDArray[np
         float64 (bands, 1 + fft_samples // 2); row 0 is the lowest band.
     """
     bins_hz = np.linspace(0.0, sample_rate_hz / 2, 1 + fft_samples // 2)
-    edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(sample_rate_hz / 2), bands + 2))
+    edges_hz = _edges_hz(sample_rate_hz, bands)
     low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     triangles = np.minimum((bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre))
     return np.asarray(np.maximum(0.0, triangles) * (2.0 / (high - low)), dtype=np.float64)
+
+
+def _edges_hz(sample_rate_hz: int, bands: int) -> NDArray[np.float64]:
+    """Feet and tops of the triangles: band k rises from edge k to edge k + 1 and falls to edge k + 2."""
+    return _mel_to_hz(np.linspace(0.0, _hz_to_mel(sample_rate_hz / 2), bands + 2))
+
+
+def _some_band_is_empty(sample_rate_hz: int, fft_samples: int, bands: int) -> bool:
+    """Is there a triangle with no frequency bin strictly inside? Asked without building the filters."""
+    edges_bins = _edges_hz(sample_rate_hz, bands) * (fft_samples / sample_rate_hz)
+    return bool((np.floor(edges_bins[:-2]) + 1 >= edges_bins[2:]).any())
 
 
 def _hz_to_mel(hz: float) -> float:
