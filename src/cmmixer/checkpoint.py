@@ -101,11 +101,13 @@ class Card:
         return cls(**values)
 
 
-def build(card: Card) -> nn.Module:
-    """The network of a card, freshly initialised."""
-    if card.kind == "mae":
-        return MaskedAutoencoder(card.model, card.clip, **card.options)
-    return Retriever(card.model, card.clip, card.statistics, **card.options)
+def build(card: Card, seed: int = 0) -> nn.Module:
+    """The network of a card, freshly initialised from `seed`; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if card.kind == "mae":
+            return MaskedAutoencoder(card.model, card.clip, **card.options)
+        return Retriever(card.model, card.clip, card.statistics, **card.options)
 
 
 def save(

@@ -80,12 +80,12 @@ def build(command: Command) -> ArgumentParser:
 
 
 def field_helps(settings: type[Any]) -> dict[str, str]:
-    """What the docstrings of a settings class and its groups say about each field; the nearest class wins."""
+    """What the docstrings of a settings class and its groups say about each field, ready for argparse; the nearest class wins."""
     helps: dict[str, str] = {}
     for owner in reversed(settings.__mro__):
         section = (owner.__doc__ or "").partition("Attributes:\n")[2]
         for name, text in re.findall(r"^\s+(\w+): (.+?)$", section, re.MULTILINE):
-            helps[name] = text
+            helps[name] = text.replace("%", "%%")
     return helps
 
 

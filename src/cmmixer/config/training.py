@@ -16,6 +16,7 @@ class TrainingSettings:
     """The loop, the optimiser and its schedule.
 
     Attributes:
+        out: folder of the run
         epochs: how many times every clip is seen
         batch_size: clips per process and step
         lr: step size, used as it is
@@ -39,6 +40,7 @@ class TrainingSettings:
         overwrite: start anew in a folder that holds a run; without it the run there is continued
     """
 
+    out: str = "runs/training"
     epochs: int = 400
     batch_size: int = 8
     lr: float | None = None

@@ -1,4 +1,7 @@
-"""What the masked autoencoder sees and gives back, as pictures."""
+"""What the masked autoencoder sees and gives back, as pictures.
+
+Letters: T frames, H x W pixels, L tokens, P numbers of a patch.
+"""
 
 from __future__ import annotations
 
@@ -8,87 +11,99 @@ import torch
 from torch import Tensor
 
 from cmmixer.models.frontend import FrontEnd
-from cmmixer.models.mae import MaskedAutoencoder
-from cmmixer.models.strip import patchify, to_strip, unpatchify
+from cmmixer.models.mae import NORM_PIX_EPS, MaskedAutoencoder
+from cmmixer.models.strip import patches_to_pictures
 from cmmixer.types import Batch
-
-ROWS = ("frames", "mel", "mixed", "masked", "picture given back", "sound given back")
 
 
 @dataclass(frozen=True)
 class Separation:
-    """One clip on its way through the autoencoder, as strips float [3, H, T*W] in [0, 1], low mel bands at the bottom.
+    """One clip on its way through the autoencoder; every row float [T, H, W, 3] in [0, 1].
+
+    Mel pictures have their lowest band at the bottom, as people draw them.
 
     Attributes:
-        strips: in the order of `ROWS`.
+        frames, mel: what went in.
+        mixed: after the mixer.
+        masked: what the encoder sees of it; dropped patches are grey.
+        video, audio: what comes back, each modality from its own head.
     """
 
-    strips: tuple[Tensor, ...]
+    frames: Tensor
+    mel: Tensor
+    mixed: Tensor
+    masked: Tensor
+    video: Tensor
+    audio: Tensor
+
+    def rows(self) -> dict[str, Tensor]:
+        """The rows by the words that stand beside them."""
+        return {
+            "frames": self.frames,
+            "mel pictures of the sound": self.mel,
+            "mixed": self.mixed,
+            "what the encoder sees": self.masked,
+            "picture given back": self.video,
+            "sound given back": self.audio,
+        }
 
     def sheet(self) -> Tensor:
-        """The strips below one another, uint8 [6*H, T*W, 3]."""
-        sheet = torch.cat(self.strips, dim=1).permute(1, 2, 0)
-        return (sheet.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        """All rows below one another, uint8 [6*H, T*W, 3]."""
+        strips = [row.permute(1, 0, 2, 3).flatten(1, 2) for row in self.rows().values()]
+        return (torch.cat(strips) * 255).round().to(torch.uint8)
 
 
 @torch.no_grad()
 def separate(
     network: MaskedAutoencoder, frontend: FrontEnd, batch: Batch, share_BT1HW: Tensor, mask_ratio: float, noise_BL: Tensor
 ) -> Separation:
-    """Runs the batch's first clip through the autoencoder.
+    """Runs the batch's first clip through the autoencoder; the arguments are those of its forward pass.
 
-    Reconstructed patches stand where the encoder saw nothing; with `norm_pix` they are given the clean patch's mean and
-    spread back, since only the pattern was learnt.
+    With `norm_pix` only the pattern of a patch is learnt, so the clean patch lends its mean and spread.
     """
-    video, audio = frontend.video(batch.video_BTCHW[:1]), frontend.audio(batch.audio_BTN[:1])
-    share, patch = share_BT1HW[:1], network.patch
+    video, audio, share = frontend.video(batch.video_BTCHW[:1]), frontend.audio(batch.audio_BTN[:1]), share_BT1HW[:1]
     output = network(video, audio, share, mask_ratio=mask_ratio, noise_BL=noise_BL[:1])
     mixed = torch.lerp(video, audio, share)
-    mask = output.mask.unsqueeze(-1)
+    frames, height, width = video.shape[1], video.shape[3], video.shape[4]
 
-    def strip(pictures: Tensor) -> Tensor:
-        return to_strip(pictures)
+    def pictures(patches_BLP: Tensor) -> Tensor:
+        return patches_to_pictures(patches_BLP, frames, height, width, network.patch, network.interleave)
 
-    grid = (video.shape[3] // patch, video.shape[1] * video.shape[4] // patch)
-    clean = {"video": patchify(strip(video), patch), "audio": patchify(strip(audio), patch)}
-    given = {"video": output.prediction_video, "audio": output.prediction_audio}
-    back = {}
-    for name, target in clean.items():
-        patches = given[name]
-        if network.norm_pix:
-            patches = patches * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)
-        back[name] = unpatchify(patches, patch, grid)
-    masked = unpatchify(patchify(strip(mixed), patch) * (1 - mask), patch, grid)
-    picture = _picture_scale(frontend)
-    sound = _Levels(strip(audio))
-    rows = (
-        picture(strip(video)),
-        sound(strip(audio)),
-        picture(strip(mixed)),
-        picture(masked),
-        picture(back["video"]),
-        sound(back["audio"]),
+    def back(prediction_BLP: Tensor, clean: Tensor) -> Tensor:
+        if not network.norm_pix:
+            return pictures(prediction_BLP)
+        variance, mean = torch.var_mean(network.patches(clean), dim=2, correction=0, keepdim=True)
+        return pictures(prediction_BLP * (variance + NORM_PIX_EPS).sqrt() + mean)
+
+    visible = 1.0 - output.mask.unsqueeze(2)
+    colours, levels = _Colours(frontend), _Levels(audio)
+    return Separation(
+        frames=colours(video),
+        mel=levels(audio),
+        mixed=colours(mixed),
+        masked=colours(pictures(network.patches(mixed) * visible)),
+        video=colours(back(output.prediction_video, video)),
+        audio=levels(back(output.prediction_audio, audio)),
     )
-    return Separation(tuple(row[0] for row in rows))
+
+
+class _Colours:
+    """Undoes the standardisation of frames."""
+
+    def __init__(self, frontend: FrontEnd) -> None:
+        self.scale, self.shift = frontend.picture_scale, frontend.picture_shift
+
+    def __call__(self, pictures_BTCHW: Tensor) -> Tensor:
+        colours = (pictures_BTCHW[0] - self.shift) / self.scale
+        return colours.clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 
 class _Levels:
-    """Stretches mel pictures to [0, 1] by the clean one's range and turns low bands down."""
+    """Stretches mel pictures over [0, 1] by the clean one's range, low bands down."""
 
     def __init__(self, clean: Tensor) -> None:
         self.low, self.high = clean.min(), clean.max()
 
-    def __call__(self, strip: Tensor) -> Tensor:
-        return ((strip - self.low) / (self.high - self.low).clamp(min=1e-6)).clamp(0, 1).flip(-2)
-
-
-def _picture_scale(frontend: FrontEnd):  # type: ignore[no-untyped-def]
-    """Undoes the standardisation of pictures."""
-    statistics = frontend.statistics
-    mean = torch.tensor(statistics.picture_mean)[:, None, None]
-    std = torch.tensor(statistics.picture_std)[:, None, None]
-
-    def scale(strip: Tensor) -> Tensor:
-        return (strip * std.to(strip) + mean.to(strip)).clamp(0, 1)
-
-    return scale
+    def __call__(self, pictures_BTCHW: Tensor) -> Tensor:
+        levels = (pictures_BTCHW[0] - self.low) / (self.high - self.low).clamp(min=1e-6)
+        return levels.clamp(0, 1).flip(2).permute(0, 2, 3, 1).cpu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 import cmmixer
@@ -17,6 +18,7 @@ from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.errors import CheckpointError
 from cmmixer.losses import info_nce, nt_xent
 from cmmixer.models.retriever import Retriever
+from cmmixer.models.strip import strip_grid
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.train.chance import Chance
 from cmmixer.train.inputs import TrainingInputs
@@ -31,7 +33,7 @@ class FinetuneTask:
     default_blr = 1e-3
 
     def __init__(self, card: Card, settings: FinetuneSettings) -> None:
-        network = checkpoint.build(card)
+        network = checkpoint.build(card, settings.seed)
         assert isinstance(network, Retriever)
         self.network: nn.Module = network
         self.retriever = network
@@ -39,6 +41,7 @@ class FinetuneTask:
         self.loss = settings.loss
         self.temperature = settings.temperature
         self.mask_ratio = settings.mask_ratio
+        self.tokens = strip_grid(card.clip.height, card.clip.width, card.clip.frames, card.model.patch).tokens
         self.inputs = TrainingInputs(card.clip, card.statistics, pick(AugmentSettings, settings))
         if self.loss == "nt_xent":  # the published variant keeps its temperature
             network.logit_scale.requires_grad_(False)
@@ -46,10 +49,17 @@ class FinetuneTask:
     def losses(self, network: nn.Module, batch: Batch, chance: Chance) -> dict[str, Tensor]:
         """The contrastive loss over all processes' batches."""
         video, audio = self.inputs(batch, chance)
-        pictures, sounds, scale = network(video, audio, mask_ratio=self.mask_ratio, generator=chance.device)
+        pictures, sounds, scale = network(video, audio, mask_ratio=self.mask_ratio, noise=self._noise(chance))
         if self.loss == "nt_xent":
             return {"loss": nt_xent(pictures.clip_BE, sounds.clip_BE, self.temperature)}
         return {"loss": info_nce(pictures.clip_BE, sounds.clip_BE, scale), "logit_scale": scale.detach()}
+
+    def _noise(self, chance: Chance) -> tuple[Tensor, Tensor] | None:
+        """What decides which tokens are dropped, of each sense; None without masking."""
+        if self.mask_ratio == 0.0:
+            return None
+        noise = torch.rand(2, chance.batch, self.tokens, generator=chance.device, device=chance.device.device)[:, chance.rows]
+        return noise[0], noise[1]
 
     def picture(self, batch: Batch, chance: Chance) -> Tensor | None:
         """Nothing to look at: the reconstruction belongs to pre-training."""
@@ -73,8 +83,7 @@ def finetune(settings: FinetuneSettings, progress: Progress | None = None, datas
     init = None if settings.init is None else _init_card(settings)
     clip = _clip(settings, init)
     if dataset is None:
-        progress.start(None, f"listing the clips of {settings.data}")
-        dataset = open_clips(settings, clip, workers=settings.num_workers)
+        dataset = open_clips(settings, clip, workers=settings.num_workers, progress=progress)
     there = not settings.overwrite and (Path(settings.out) / "latest").exists()
     card = checkpoint.load_card(settings.out) if there else _new_card(settings, clip, init, dataset)
     task = FinetuneTask(card, settings)

@@ -26,8 +26,9 @@ from cmmixer import checkpoint
 from cmmixer.atomic import explain_full_disk, remove_leftovers, write_atomically
 from cmmixer.checkpoint import Card
 from cmmixer.config.training import TrainingSettings
-from cmmixer.data.batches import make_loader
+from cmmixer.data.batches import ClipBatches
 from cmmixer.data.dataset import ClipDataset
+from cmmixer.data.skips import SkipReport
 from cmmixer.errors import CheckpointError, NonFiniteError, SettingsError
 from cmmixer.progress import Progress
 from cmmixer.train.chance import Chance, chance_of_step
@@ -37,12 +38,6 @@ from cmmixer.types import Batch
 
 # Settings that may change between the parts of a run without changing what is computed.
 FREE_SETTINGS = ("out", "num_workers", "save_minutes", "save_steps", "keep", "log_steps", "picture_epochs", "overwrite", "file_seconds", "device")
-
-
-class RunSettings(TrainingSettings, Protocol):  # type: ignore[misc]
-    """Settings of a command that trains."""
-
-    out: str
 
 
 class Task(Protocol):
@@ -83,7 +78,7 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
     return fabric
 
 
-def fit(task: Task, dataset: ClipDataset, settings: RunSettings, fabric: Fabric, progress: Progress) -> Path:
+def fit(task: Task, dataset: ClipDataset, settings: TrainingSettings, fabric: Fabric, progress: Progress) -> Path:
     """Trains a task to the end of its epochs, from the newest checkpoint of the run if there is one.
 
     Returns:
@@ -100,7 +95,7 @@ def fit(task: Task, dataset: ClipDataset, settings: RunSettings, fabric: Fabric,
 class _Fit:
     """State of one `fit`, so that its chapters stay short."""
 
-    def __init__(self, task: Task, dataset: ClipDataset, settings: RunSettings, fabric: Fabric, progress: Progress) -> None:
+    def __init__(self, task: Task, dataset: ClipDataset, settings: TrainingSettings, fabric: Fabric, progress: Progress) -> None:
         self.task, self.dataset, self.settings, self.fabric, self.progress = task, dataset, settings, fabric, progress
         self.run_folder = Path(settings.out)
         self.clips_per_batch = settings.batch_size * fabric.world_size
@@ -112,6 +107,15 @@ class _Fit:
                 "give a smaller batch or more films"
             )
         self.steps_per_epoch = self.batches_per_epoch // settings.accum_iter
+        self.batches = ClipBatches(
+            dataset,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            num_workers=settings.num_workers,
+            pin_memory=fabric.device.type == "cuda",
+        )
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.peak = settings.step_size(self.clips_per_batch * settings.accum_iter, task.default_blr)
         self.step = 0
@@ -178,17 +182,8 @@ class _Fit:
             self._picture(last)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        loader = make_loader(
-            self.dataset,
-            batch_size=self.settings.batch_size,
-            seed=self.settings.seed,
-            epoch=epoch,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-            start_step=(self.step - epoch * self.steps_per_epoch) * self.settings.accum_iter,
-            num_workers=self.settings.num_workers,
-        )
-        for batch in loader:
+        done = (self.step - epoch * self.steps_per_epoch) * self.settings.accum_iter
+        for batch in self.batches.epoch(epoch, done):
             yield batch.to(self.fabric.device)
 
     def _optimizer_step(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], Tensor, Batch]:
@@ -289,8 +284,8 @@ class _Fit:
                 metrics={name: value.item() for name, value in losses.items()},
             )
             where = {"step": self.step, "clips": len(self.dataset), "clips_per_batch": self.clips_per_batch}
-            skips = self.dataset.skips
-            if skips.total:
+            skips = SkipReport([*self.dataset.skips, *self.batches.skips])
+            if len(skips):
                 skips.write(self.run_folder)
             checkpoint.save(
                 self.run_folder, card, self.task.network.state_dict(), state_tensors(self.optimizer), where, keep=self.settings.keep
@@ -298,7 +293,7 @@ class _Fit:
         self.fabric.barrier()
 
 
-def start_run_folder(folder: Path, settings: RunSettings) -> None:
+def start_run_folder(folder: Path, settings: TrainingSettings) -> None:
     """Makes the folder of a new run, without what an overwritten one left there.
 
     Raises:
@@ -310,7 +305,7 @@ def start_run_folder(folder: Path, settings: RunSettings) -> None:
         for name in ("checkpoints", "tensorboard"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "log.jsonl").unlink(missing_ok=True)
-        write_atomically(folder / "settings.json", json.dumps(dataclasses.asdict(settings), indent=1))  # type: ignore[call-overload]
+        write_atomically(folder / "settings.json", json.dumps(dataclasses.asdict(settings), indent=1))
 
 
 def refuse_other_settings(folder: Path, there: Card, here: Card, settings: dict[str, Any]) -> None:

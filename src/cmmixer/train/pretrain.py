@@ -18,6 +18,7 @@ from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.evaluate.reconstruct import separate
 from cmmixer.mixer import draw_share
 from cmmixer.models.mae import MaskedAutoencoder
+from cmmixer.models.strip import strip_grid
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.train.chance import Chance
 from cmmixer.train.inputs import TrainingInputs
@@ -32,7 +33,7 @@ class PretrainTask:
     default_blr = 1.5e-4  # MAE, arXiv 2111.06377, table 8
 
     def __init__(self, card: Card, settings: PretrainSettings) -> None:
-        network = checkpoint.build(card)
+        network = checkpoint.build(card, settings.seed)
         assert isinstance(network, MaskedAutoencoder)
         self.network: nn.Module = network
         self.card = card
@@ -68,7 +69,7 @@ class PretrainTask:
         )[chance.rows]
 
     def _noise(self, chance: Chance) -> Tensor:
-        tokens = (self.clip.height // self.patch) * (self.clip.width // self.patch) * self.clip.frames
+        tokens = strip_grid(self.clip.height, self.clip.width, self.clip.frames, self.patch).tokens
         return torch.rand(chance.batch, tokens, generator=chance.device, device=chance.device.device)[chance.rows]
 
 
@@ -88,8 +89,7 @@ def pretrain(settings: PretrainSettings, progress: Progress | None = None, datas
     fabric = make_fabric(settings)
     clip = settings.clip_settings(settings.preset)
     if dataset is None:
-        progress.start(None, f"listing the clips of {settings.data}")
-        dataset = open_clips(settings, clip, workers=settings.num_workers)
+        dataset = open_clips(settings, clip, workers=settings.num_workers, progress=progress)
     card = _continued_card(settings) or _new_card(settings, clip, dataset)
     folder = fit(PretrainTask(card, settings), dataset, settings, fabric, progress)
     return finish(folder, dataset, fabric)

@@ -1,0 +1,221 @@
+"""Ranks a frozen gallery both ways. The figures depend on the clips and the model only.
+
+Letters: N clips of the gallery, E length of an embedding.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
+
+from cmmixer import checkpoint
+from cmmixer.atomic import explain_full_disk, write_atomically
+from cmmixer.config import EvaluateSettings
+from cmmixer.data.batches import collate
+from cmmixer.data.dataset import ClipDataset, open_clips
+from cmmixer.data.skips import SkipReport
+from cmmixer.errors import DataError, MediaError
+from cmmixer.evaluate.gallery import Gallery, freeze, load_gallery, save_gallery
+from cmmixer.evaluate.metrics import retrieval_metrics
+from cmmixer.evaluate.ranks import rankings
+from cmmixer.models.retriever import Retriever
+from cmmixer.progress import NoProgress, Progress
+from cmmixer.types import Clip
+
+WAYS = {"video_to_audio": "silent film -> its sound", "audio_to_video": "sound -> its film"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: JSON values as `evaluate.metrics.retrieval_metrics` gives them, with `model_id`, `overlap` (films of the
+            gallery that were trained on) and `skipped`.
+        gallery: the frozen gallery.
+        video_NE, audio_NE: unit vectors in the gallery's order.
+        skips: files that could not be used.
+    """
+
+    metrics: dict[str, Any]
+    gallery: Gallery
+    video_NE: NDArray[np.float32]
+    audio_NE: NDArray[np.float32]
+    skips: SkipReport
+
+    def as_json(self) -> dict[str, Any]:
+        """The metrics."""
+        return self.metrics
+
+    def render(self) -> RenderableType:
+        """A table of both directions against chance."""
+        table = Table(title=f"{len(self.gallery)} candidates, gallery {self.gallery.sha256[:12]}", title_justify="left")
+        names = list(self.metrics["chance"])
+        for column in ("", *names):
+            table.add_column(column, justify="left" if not column else "right")
+        for way, words in WAYS.items():
+            intervals = self.metrics["intervals"][way]
+            table.add_row(words, *(_with_interval(self.metrics[way][name], *intervals[name], name) for name in names))
+        table.add_row("guessing", *(_figure(self.metrics["chance"][name], name) for name in names))
+        notes = [] if not len(self.skips) else [self.skips.summary]
+        if self.metrics["overlap"]:
+            notes.append(f"note: {self.metrics['overlap']} films of this gallery were trained on; the figures flatter the model")
+        return Group(table, *notes)
+
+
+def evaluate(settings: EvaluateSettings, progress: Progress | None = None, dataset: ClipDataset | None = None) -> Evaluation:
+    """Embeds the gallery's clips and ranks them both ways.
+
+    Args:
+        settings: of the command.
+        progress: told how it goes on.
+        dataset: clips, if they are not to be read from `settings.data`.
+
+    Raises:
+        InputError: the model, the data or the gallery cannot be used.
+    """
+    progress = progress or NoProgress()
+    device = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+    retriever, card = checkpoint.load_retriever(settings.model, device), checkpoint.load_card(settings.model)
+    if dataset is None:
+        dataset = open_clips(settings, card.clip, workers=settings.num_workers, progress=progress)
+    gallery = load_gallery(settings.gallery) if settings.gallery and Path(settings.gallery).exists() else None
+    chosen = gallery.positions(dataset.ids) if gallery else choose(dataset.ids, settings.clips_per_film)
+    progress.start(len(chosen), "embedding the gallery")
+    video_NE, audio_NE, used, skips = _embed(retriever, dataset, chosen, settings, device, progress)
+    if gallery is None:
+        gallery = freeze(dataset.ids[position] for position in used)
+        if settings.gallery:
+            save_gallery(gallery, settings.gallery)
+    elif len(skips):
+        raise DataError(f"{settings.gallery}: {len(skips)} of its clips cannot be decoded any more: {skips.summary}")
+    order = np.argsort([dataset.ids[position] for position in used], kind="stable")
+    video_NE, audio_NE = video_NE[order], audio_NE[order]
+    metrics = retrieval_metrics(video_NE, audio_NE, gallery=gallery.sha256, resamplings=settings.bootstrap, seed=settings.seed)
+    trained_on = _trained_on(Path(settings.model))
+    metrics |= {
+        "model_id": card.model_id,
+        "overlap": len({dataset.sources[position] for position in used} & trained_on),
+        "skipped": len(skips) + len(dataset.skips),
+    }
+    evaluation = Evaluation(metrics, gallery, video_NE, audio_NE, SkipReport([*dataset.skips, *skips]))
+    _write(settings, evaluation)
+    return evaluation
+
+
+def choose(ids: Sequence[str], clips_per_film: int) -> list[int]:
+    """Positions of the clips that enter a gallery: of each film so many, evenly from its middle; 0 takes all."""
+    if clips_per_film == 0:
+        return list(range(len(ids)))
+    films: dict[str, list[int]] = {}
+    for position, clip_id in enumerate(ids):
+        films.setdefault(clip_id.rpartition("#")[0] or clip_id, []).append(position)
+    chosen = []
+    for positions in films.values():
+        wanted = min(clips_per_film, len(positions))
+        chosen += [positions[(2 * number + 1) * len(positions) // (2 * wanted)] for number in range(wanted)]
+    return sorted(chosen)
+
+
+def _embed(
+    retriever: Retriever, dataset: ClipDataset, chosen: list[int], settings: EvaluateSettings, device: str, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[int], SkipReport]:
+    """Both vectors of the chosen clips, which of them could be decoded, and the files that could not."""
+    used: list[int] = []
+    skips = SkipReport()
+    videos, audios = [], []
+    for positions, results in _read(dataset, chosen, settings.batch_size, settings.num_workers):
+        clips = []
+        for position, result in zip(positions, results, strict=True):
+            if isinstance(result, MediaError):
+                skips.add(result.path, result.reason, result.message)
+            else:
+                clips.append(result)
+                used.append(position)
+        if clips:
+            batch = collate(clips).to(device)
+            videos.append(retriever.embed_video(batch.video_BTCHW).clip_BE.cpu().numpy())
+            audios.append(retriever.embed_audio(batch.audio_BTN).clip_BE.cpu().numpy())
+        progress.advance(len(positions))
+    if not used:
+        raise DataError(f"{settings.data}: no clip could be decoded; {skips.summary}")
+    return np.concatenate(videos), np.concatenate(audios), used, skips
+
+
+def _read(
+    dataset: ClipDataset, chosen: list[int], batch_size: int, num_workers: int
+) -> Iterator[tuple[list[int], list[Clip | MediaError]]]:
+    parts = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
+    context = multiprocessing.get_context("forkserver") if num_workers else None
+    # A short gallery is read sooner than workers start.
+    workers = num_workers if len(parts) > num_workers * 4 else 0
+    loader: DataLoader[list[Clip | MediaError]] = DataLoader(
+        _Parts(dataset, parts), batch_size=None, num_workers=workers, multiprocessing_context=context if workers else None
+    )
+    return zip(parts, loader, strict=True)
+
+
+class _Parts(Dataset[list[Clip | MediaError]]):
+    """Lists of clips by number, for loader processes."""
+
+    def __init__(self, dataset: ClipDataset, parts: list[list[int]]) -> None:
+        self.dataset, self.parts = dataset, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> list[Clip | MediaError]:
+        return self.dataset.read(self.parts[number])
+
+
+def _trained_on(model: Path) -> set[str]:
+    """Sources that the run was trained on, as it wrote them down."""
+    for folder in (model, *itertools.islice(model.parents, 2)):
+        if (folder / "sources.txt").is_file():
+            return set((folder / "sources.txt").read_text().splitlines())
+    return set()
+
+
+def _write(settings: EvaluateSettings, evaluation: Evaluation) -> None:
+    if settings.out:
+        with explain_full_disk(Path(settings.out), DataError):
+            Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(Path(settings.out), json.dumps(evaluation.metrics, indent=1) + "\n")
+    if settings.rankings:
+        with explain_full_disk(Path(settings.rankings), DataError):
+            write_atomically(Path(settings.rankings), "".join(f"{json.dumps(row)}\n" for row in ranking_rows(evaluation)))
+
+
+def ranking_rows(evaluation: Evaluation, best: int = 100) -> Iterator[dict[str, Any]]:
+    """For every query its rank and its best candidates with their scores, as JSON values."""
+    ids = evaluation.gallery.ids
+    scores = evaluation.video_NE.astype(np.float64) @ evaluation.audio_NE.T.astype(np.float64)
+    for way, scores_QN in (("video_to_audio", scores), ("audio_to_video", scores.T)):
+        for query, order in enumerate(rankings(scores_QN)):
+            yield {
+                "direction": way,
+                "query": ids[query],
+                "rank": int(np.flatnonzero(order == query)[0]) + 1,
+                "candidates": [[ids[which], round(float(scores_QN[query, which]), 6)] for which in order[:best]],
+            }
+
+
+def _figure(value: float, name: str) -> str:
+    return f"{value:.1f}" if name == "MedR" else f"{value:.3f}"
+
+
+def _with_interval(value: float, low: float, high: float, name: str) -> str:
+    return f"{_figure(value, name)} [{_figure(low, name)}, {_figure(high, name)}]"
+

@@ -1,0 +1,351 @@
+"""`cmmixer quickstart`: the whole way once, each step a command a user could have typed.
+
+films -> prepare -> pretrain -> finetune (and the same from scratch, as the control) -> evaluate -> index -> search -> report
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+import cmmixer
+from cmmixer.atomic import explain_full_disk, write_atomically
+from cmmixer.config import (
+    EvaluateSettings,
+    FinetuneSettings,
+    IndexSettings,
+    PrepareSettings,
+    PretrainSettings,
+    QuickstartSettings,
+    SearchSettings,
+    SynthesizeSettings,
+)
+from cmmixer.data.manifest import Entry, read_manifest, split_by_source
+from cmmixer.data.prepare import prepare
+from cmmixer.data.store import ClipStore
+from cmmixer.errors import DataError, InputError
+from cmmixer.evaluation.retrieval import Evaluation, evaluate
+from cmmixer.indexing import index
+from cmmixer.media.synthetic import synthesize
+from cmmixer.progress import NoProgress, Progress
+from cmmixer.searching import SearchResult, search
+from cmmixer.train.finetune import finetune
+from cmmixer.train.pretrain import pretrain
+
+PRESET = "nano"
+GALLERY_FILMS = 200
+TRAIN_FILMS = 1200
+# Clips seen by each training run at scale 1; set so that the whole takes some eight minutes on two cores.
+PRETRAIN_VIEWS = 12_000
+FINETUNE_VIEWS = 18_000
+PRETRAIN_BATCH = 64
+FINETUNE_BATCH = 64
+GALLERY_PART = 0.25
+# Films of one's own are cut this densely, since there are few.
+OWN_STRIDE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """Where things are and how well it went.
+
+    Attributes:
+        out: the folder.
+        report: the page to open.
+        metrics: as written to metrics.json.
+        searches: one each way.
+    """
+
+    out: Path
+    report: Path
+    metrics: dict[str, Any]
+    searches: list[SearchResult]
+
+    def as_json(self) -> dict[str, Any]:
+        """The metrics."""
+        return self.metrics
+
+    def render(self) -> RenderableType:
+        """A short table against chance, and where to look next."""
+        table = Table(title=f"{self.metrics['candidates']} films it had never met", title_justify="left")
+        for column in ("first hit is the right one (R@1)", "with pre-training", "from scratch", "guessing"):
+            table.add_column(column, justify="left" if not column.endswith(("g", "h")) else "right")
+        for way, words in (("video_to_audio", "silent film -> its sound"), ("audio_to_video", "sound -> its film")):
+            scratch = self.metrics["from_scratch"][way]["R@1"]
+            values = (self.metrics[way]["R@1"], scratch, self.metrics["chance"]["R@1"])
+            table.add_row(words, *(f"{value:.3f}" for value in values))
+        index_folder, run = self.out / "index", self.out / "finetune"
+        return Group(
+            table,
+            f"took {self.metrics['minutes']['total']:.1f} minutes; open {self.report} in a browser",
+            f"then: cmmixer search --index {index_folder} YOUR_FILM.mp4 --for audio",
+            f"      cmmixer index --model {run} --data YOUR_FOLDER --index library",
+        )
+
+
+@dataclass
+class _Plan:
+    """What is made, from the scale."""
+
+    settings: QuickstartSettings
+    out: Path = field(init=False)
+    minutes: dict[str, float] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.out = Path(self.settings.out)
+
+    def films(self, count: int) -> int:
+        return max(8, round(count * self.settings.scale))
+
+    def epochs(self, views: int, clips: int, batch: int) -> int:
+        """Epochs that show about so many clips, at least one."""
+        per_epoch = clips // batch * batch
+        return max(1, round(views * self.settings.scale / per_epoch))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.minutes[name] = self.minutes.get(name, 0.0) + (time.monotonic() - begun) / 60
+
+    def note(self, command: str, settings: object) -> None:
+        """Writes down the command line that does the same."""
+        self.commands.append(command_line(command, settings))
+
+
+def command_line(command: str, settings: Any) -> str:
+    """A command line for settings: those that differ from the defaults."""
+    words = [f"cmmixer {command}"]
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        if entry.default is dataclasses.MISSING or value != entry.default:
+            words.append(f"--{entry.name}" if value is True else f"--{entry.name} {value}")
+    return " ".join(words)
+
+
+def quickstart(settings: QuickstartSettings, progress: Progress | None = None) -> QuickstartResult:
+    """Runs the whole way; finished steps of an earlier call are kept.
+
+    Raises:
+        InputError: the films or the folder cannot be used.
+    """
+    progress = progress or NoProgress()
+    plan = _Plan(settings)
+    with explain_full_disk(plan.out, InputError):
+        plan.out.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    train_films, gallery_films = _films(plan, progress)
+    train, gallery = (_prepare(plan, films, name, progress) for films, name in ((train_films, "train"), (gallery_films, "gallery")))
+    _pretrain(plan, train, progress)
+    _finetune(plan, train, "finetune", str(plan.out / "pretrain"), progress)
+    _finetune(plan, train, "scratch", None, progress)
+    figures = _evaluate(plan, gallery, "finetune", progress)
+    control = _evaluate(plan, gallery, "scratch", progress)
+    searches = _search(plan, gallery_films, progress)
+    plan.minutes["total"] = (time.monotonic() - begun) / 60
+    metrics = _metrics(plan, figures, control, train)
+    write_atomically(plan.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    from cmmixer.report.quickstart import report_of_quickstart  # the plots are an extra that the steps above do not need
+
+    progress.start(None, "writing the report")
+    page = report_of_quickstart(plan.out, metrics, figures, control, gallery_films, plan.commands)
+    return QuickstartResult(plan.out, page, metrics, searches)
+
+
+def _films(plan: _Plan, progress: Progress) -> tuple[str, str]:
+    """Data for training and for the gallery: made, or one's own split by source."""
+    settings = plan.settings
+    if settings.data is not None:
+        return _own_films(plan, settings.data)
+    folders = []
+    for name, count, seed in (("train", TRAIN_FILMS, 2 * settings.seed + 1), ("gallery", GALLERY_FILMS, 2 * settings.seed + 2)):
+        films = SynthesizeSettings(
+            clips=plan.films(count), out=str(plan.out / "films" / name), seed=seed, difficulty="easy", workers=settings.workers
+        )
+        plan.note("synthesize", films)
+        with plan.timed("synthesize"):
+            synthesize(films, progress)
+        folders.append(films.out)
+    return folders[0], folders[1]
+
+
+def _own_films(plan: _Plan, data: str) -> tuple[str, str]:
+    """Splits one's own films by source, by the `split` the data has, or a quarter for the gallery."""
+    entries = read_manifest(data)
+    train = [entry for entry in entries if entry.split == "train"]
+    gallery = [entry for entry in entries if entry.split in ("gallery", "test", "val")]
+    if not (train and gallery):
+        train, gallery = split_by_source(entries, GALLERY_PART, plan.settings.seed)
+    shared = {entry.source for entry in train} & {entry.source for entry in gallery}
+    if shared:
+        raise DataError(f"{data}: {len(shared)} sources are in both splits, such as {sorted(shared)[0]}; a film must be in one")
+    folder = plan.out / "films"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name, part in (("train", train), ("gallery", gallery)):
+        path = folder / f"{name}.jsonl"
+        write_atomically(path, "".join(json.dumps(_row(entry)) + "\n" for entry in part))
+        paths.append(str(path))
+    return paths[0], paths[1]
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    values = {
+        "path": os.path.abspath(entry.path),
+        "audio_path": None if entry.audio_path is None else os.path.abspath(entry.audio_path),
+        "start_seconds": entry.start_seconds,
+        "end_seconds": entry.end_seconds,
+        "label": entry.label,
+        "source": entry.source,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _prepare(plan: _Plan, films: str, name: str, progress: Progress) -> str:
+    own = plan.settings.data is not None
+    store = PrepareSettings(
+        data=films,
+        out=str(plan.out / "stores" / name),
+        preset=PRESET,
+        stride_seconds=OWN_STRIDE_SECONDS if own and name == "train" else None,
+        workers=plan.settings.workers,
+        overwrite=plan.settings.overwrite,
+    )
+    plan.note("prepare", store)
+    with plan.timed("prepare"):
+        prepare(store, progress)
+    return store.out
+
+
+def _pretrain(plan: _Plan, store: str, progress: Progress) -> None:
+    clips = len(ClipStore.open(store))
+    batch = min(PRETRAIN_BATCH, clips)
+    epochs = plan.epochs(PRETRAIN_VIEWS, clips, batch)
+    settings = PretrainSettings(
+        data=store,
+        out=str(plan.out / "pretrain"),
+        preset=PRESET,
+        epochs=epochs,
+        batch_size=batch,
+        lr=1e-3,
+        warmup_epochs=epochs / 10,
+        seed=plan.settings.seed,
+        num_workers=0,
+        device=plan.settings.device,
+        picture_epochs=0,
+        overwrite=plan.settings.overwrite,
+    )
+    plan.note("pretrain", settings)
+    with plan.timed("pretrain"):
+        pretrain(settings, progress)
+
+
+def _finetune(plan: _Plan, store: str, name: str, init: str | None, progress: Progress) -> None:
+    clips = len(ClipStore.open(store))
+    batch = min(FINETUNE_BATCH, clips)
+    epochs = plan.epochs(FINETUNE_VIEWS, clips, batch)
+    settings = FinetuneSettings(
+        data=store,
+        out=str(plan.out / name),
+        init=init,
+        preset=None if init else PRESET,
+        epochs=epochs,
+        batch_size=batch,
+        lr=1e-3,
+        warmup_epochs=epochs / 10,
+        embed_dim=128,
+        seed=plan.settings.seed,
+        num_workers=0,
+        device=plan.settings.device,
+        overwrite=plan.settings.overwrite,
+    )
+    plan.note("finetune", settings)
+    with plan.timed(name):
+        finetune(settings, progress)
+
+
+def _evaluate(plan: _Plan, store: str, name: str, progress: Progress) -> Evaluation:
+    settings = EvaluateSettings(
+        model=str(plan.out / name),
+        data=store,
+        gallery=str(plan.out / "gallery.json"),
+        num_workers=0,
+        device=plan.settings.device,
+        out=str(plan.out / name / "metrics.json"),
+        rankings=str(plan.out / name / "rankings.jsonl"),
+    )
+    plan.note("evaluate", settings)
+    with plan.timed("evaluate"):
+        return evaluate(settings, progress)
+
+
+def _search(plan: _Plan, films: str, progress: Progress) -> list[SearchResult]:
+    """Indexes the gallery's films and searches them once each way, with a film of theirs."""
+    library = IndexSettings(
+        model=str(plan.out / "finetune"),
+        data=films,
+        index=str(plan.out / "index"),
+        workers=plan.settings.workers,
+        device=plan.settings.device,
+    )
+    plan.note("index", library)
+    with plan.timed("index"):
+        index(library, progress)
+    query = _a_query(plan, films)
+    results = []
+    for target in ("audio", "video"):
+        wanted = SearchSettings(query=query, index=library.index, target=target, k=5, device=plan.settings.device)
+        plan.note("search", wanted)
+        with plan.timed("search"):
+            results.append(search(wanted))
+    return results
+
+
+def _a_query(plan: _Plan, films: str) -> str:
+    """A film of the gallery's store, so that it certainly decodes."""
+    store = ClipStore.open(plan.out / "stores" / "gallery")
+    used = {clip_id.rpartition("#")[0] for clip_id in store.ids}
+    return next(entry.path for entry in read_manifest(films) if entry.name in used)
+
+
+def _metrics(plan: _Plan, figures: Evaluation, control: Evaluation, train_store: str) -> dict[str, Any]:
+    """metrics.json: the run's figures, the control's beside them, and what they cost."""
+    gain = {way: figures.metrics[way]["R@1"] - control.metrics[way]["R@1"] for way in ("video_to_audio", "audio_to_video")}
+    return {
+        **figures.metrics,
+        "from_scratch": control.metrics,
+        "pretraining_adds": gain,
+        "data": plan.settings.data or "synthetic films, difficulty easy",
+        "train_clips": len(ClipStore.open(train_store)),
+        "seed": plan.settings.seed,
+        "scale": plan.settings.scale,
+        "minutes": {name: round(value, 2) for name, value in plan.minutes.items()},
+        "machine": machine(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "version": cmmixer.__version__,
+    }
+
+
+def machine() -> Mapping[str, str | int]:
+    """What the figures were measured on."""
+    return {
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }

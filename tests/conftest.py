@@ -1,0 +1,34 @@
+"""What many tests share: where the real films are, and a few small clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmmixer.config import ClipSettings
+from cmmixer.data.dataset import ArrayClips
+
+REAL_MEDIA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+NANO = ClipSettings(frames=4, height=64, width=64, clip_seconds=4.0, window_seconds=1.0, sample_rate_hz=16000)
+# Small enough that a training step takes milliseconds.
+PICO = ClipSettings(frames=2, height=32, width=32, clip_seconds=1.0, window_seconds=0.25, sample_rate_hz=8000)
+
+
+@pytest.fixture(scope="session")
+def real_media() -> Path:
+    """The folder of real films and sounds; skips, visibly, where it is absent."""
+    if not REAL_MEDIA.is_dir():
+        pytest.skip("the real films of ../shared/data are not here")
+    return REAL_MEDIA
+
+
+def random_clips(count: int, clip: ClipSettings = PICO, seed: int = 0) -> ArrayClips:
+    """Clips of noise whose loudness follows the brightness, so that there is something to learn."""
+    chance = np.random.default_rng(seed)
+    level = chance.uniform(0.1, 0.9, (count, 1, 1, 1, 1))
+    pixels = chance.uniform(0, 1, (count, clip.frames, clip.height, clip.width, 3)) * level
+    samples = chance.normal(size=(count, clip.frames, clip.window_samples)) * level[..., 0, 0] * 3000
+    return ArrayClips((pixels * 255).astype(np.uint8).transpose(0, 1, 4, 2, 3), samples.astype(np.int16))

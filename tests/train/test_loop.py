@@ -1,0 +1,173 @@
+"""The loop: what it refuses, what it logs, and that a run goes on exactly where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cmmixer import checkpoint
+from cmmixer.config import FinetuneSettings, PretrainSettings
+from cmmixer.data.dataset import ArrayClips
+from cmmixer.errors import CheckpointError, NonFiniteError, SettingsError
+from cmmixer.progress import NoProgress
+from cmmixer.train.finetune import FinetuneTask, finetune
+from cmmixer.train.pretrain import pretrain
+from tests.conftest import PICO, random_clips
+
+GEOMETRY = dataclasses.asdict(PICO)
+
+
+def pretrain_settings(out: Path, **changes: Any) -> PretrainSettings:
+    values = {"data": "arrays", "out": str(out), "preset": "nano", "epochs": 2, "batch_size": 4, "lr": 1e-3, "warmup_epochs": 0.5}
+    return PretrainSettings(**{**values, "num_workers": 0, "log_steps": 1, **GEOMETRY, **changes})
+
+
+def finetune_settings(out: Path, **changes: Any) -> FinetuneSettings:
+    values = {"data": "arrays", "out": str(out), "preset": "nano", "epochs": 2, "batch_size": 4, "lr": 1e-3, "embed_dim": 16}
+    return FinetuneSettings(**{**values, "num_workers": 0, "log_steps": 1, **GEOMETRY, **changes})
+
+
+class StopAt(NoProgress):
+    """Ends a run from within after so many steps, as a kill would, but in this process."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, steps: int = 1) -> None:
+        self.left -= steps
+        if self.left <= 0 and steps == 1:
+            raise KeyboardInterrupt
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint.resolve(run) / "weights.safetensors")
+
+
+def assert_same_bits(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("stop_after", [1, 4, 7])
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, stage: str, stop_after: int) -> None:
+    clips = random_clips(18)
+    run: Any = {"pretrain": pretrain, "finetune": finetune}[stage]
+    settings: Any = {"pretrain": pretrain_settings, "finetune": finetune_settings}[stage]
+    run(settings(tmp_path / "whole"), dataset=clips)
+    broken = settings(tmp_path / "broken", save_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, StopAt(stop_after), clips)
+    result = run(broken, dataset=clips)
+    assert result.step == 8
+    assert_same_bits(tmp_path / "whole", tmp_path / "broken")
+    logged = [json.loads(line) for line in (tmp_path / "broken" / "log.jsonl").read_text().splitlines()]
+    whole = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged] == list(range(1, 9))
+    assert [row["loss"] for row in logged] == [row["loss"] for row in whole]
+
+
+def test_accumulating_two_batches_equals_one_of_double_size(tmp_path: Path) -> None:
+    # Draws follow the batch, so nothing may be drawn: no augmentation, no pixel from the sound, no mask.
+    still = {"crop_scale_min": 1.0, "flip_prob": 0.0, "gain_db": 0.0, "mask_ratio": 0.0, "epochs": 1}
+    still |= {"mixup_mode": "pixel", "mix_rate": 0.0}
+    clips = random_clips(16)
+    pretrain(pretrain_settings(tmp_path / "double", batch_size=8, **still), dataset=clips)
+    pretrain(pretrain_settings(tmp_path / "twice", batch_size=4, accum_iter=2, **still), dataset=clips)
+    one, other = weights(tmp_path / "double"), weights(tmp_path / "twice")
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_run_folder_tells_what_was_done(tmp_path: Path) -> None:
+    result = pretrain(pretrain_settings(tmp_path / "run"), dataset=random_clips(18))
+    card = checkpoint.load_card(tmp_path / "run")
+    assert (result.step, card.step, card.epoch, card.clips_seen) == (8, 8, 2.0, 32)
+    assert (card.kind, card.model.dim, card.clip) == ("mae", 128, PICO)
+    assert card.statistics.clips == 18
+    assert card.data["clips"] == 18
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"loss", "loss_video", "loss_audio", "lr", "gradient_norm", "clips_per_second"} <= rows[0].keys()
+    assert rows[0]["loss"] == pytest.approx(rows[0]["loss_video"] + rows[0]["loss_audio"], rel=1e-5)
+    # Warm-up over 2 of 8 steps to 1e-3, then down.
+    assert [row["lr"] for row in rows[:2]] == pytest.approx([5e-4, 1e-3])
+    assert rows[-1]["lr"] < 1e-4
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) >= 1
+    assert len((tmp_path / "run" / "sources.txt").read_text().splitlines()) == 18
+
+
+def test_losses_fall(tmp_path: Path) -> None:
+    finetune(finetune_settings(tmp_path / "run", epochs=30, batch_size=8), dataset=random_clips(16))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert rows[0]["loss"] > 0.5 * math.log(8)
+    assert sum(row["loss"] for row in rows[-4:]) / 4 < 0.7 * rows[0]["loss"]
+
+
+def test_a_step_that_is_not_finite_is_refused_and_the_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    sound = FinetuneTask.losses
+
+    def losses(self: FinetuneTask, network: Any, batch: Any, chance: Any) -> dict[str, torch.Tensor]:
+        given = sound(self, network, batch, chance)
+        steps.append(1)
+        return {"loss": given["loss"] * math.nan} if len(steps) == 3 else given
+
+    monkeypatch.setattr(FinetuneTask, "losses", losses)
+    with pytest.raises(NonFiniteError, match=r"step 2 of 8 is not finite and was refused: loss nan, gradient norm nan, .*last checkpoint: step 2"):
+        finetune(finetune_settings(tmp_path / "run", save_steps=1), dataset=random_clips(16))
+    assert checkpoint.load_card(tmp_path / "run").step == 2
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+
+
+def test_too_few_clips_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="8 x 1 processes x 1 accumulated need 8 clips for one step, and there are 6"):
+        pretrain(pretrain_settings(tmp_path / "run", batch_size=8), dataset=random_clips(6))
+
+
+def test_another_run_is_not_continued_by_mistake(tmp_path: Path) -> None:
+    clips = random_clips(16)
+    pretrain(pretrain_settings(tmp_path / "run"), dataset=clips)
+    with pytest.raises(CheckpointError, match=r"holds a run of other settings: lr 0\.001 there, 0\.002 here; use the same"):
+        pretrain(pretrain_settings(tmp_path / "run", lr=2e-3), dataset=clips)
+    with pytest.raises(CheckpointError, match="the run there has 16 clips in batches of 4, this command 12 in 4"):
+        pretrain(pretrain_settings(tmp_path / "run"), dataset=random_clips(12))
+    assert pretrain(pretrain_settings(tmp_path / "run", lr=2e-3, overwrite=True), dataset=clips).step == 8
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    clips = random_clips(16)
+    first = pretrain(pretrain_settings(tmp_path / "run"), dataset=clips)
+    assert pretrain(pretrain_settings(tmp_path / "run"), dataset=clips) == first
+
+
+def test_finetune_starts_from_the_pretrained_encoder(tmp_path: Path) -> None:
+    clips: ArrayClips = random_clips(16)
+    pre = pretrain(pretrain_settings(tmp_path / "pre"), dataset=clips)
+    # A vanishing step size leaves the towers where they started.
+    finetune(finetune_settings(tmp_path / "fine", preset=None, init=str(tmp_path / "pre"), lr=1e-12, epochs=1), dataset=clips)
+    encoder = {name[8:]: value for name, value in weights(tmp_path / "pre").items() if name.startswith("encoder.")}
+    towers = weights(tmp_path / "fine")
+    for name, value in encoder.items():
+        for sense in ("video", "audio"):
+            torch.testing.assert_close(towers[f"encoders.{sense}.{name}"], value, rtol=0, atol=1e-6)
+    card = checkpoint.load_card(tmp_path / "fine")
+    assert card.parent == pre.model_id
+    assert card.statistics == checkpoint.load_card(tmp_path / "pre").statistics
+
+
+def test_an_init_of_another_shape_or_kind_is_refused(tmp_path: Path) -> None:
+    clips = random_clips(16)
+    pretrain(pretrain_settings(tmp_path / "pre"), dataset=clips)
+    with pytest.raises(CheckpointError, match="a checkpoint of another shape: width 128, depth 4, patch 16, which is not preset 'tiny'"):
+        finetune(finetune_settings(tmp_path / "fine", preset="tiny", init=str(tmp_path / "pre")), dataset=clips)
+    finetune(finetune_settings(tmp_path / "fine"), dataset=clips)
+    with pytest.raises(CheckpointError, match="got a retriever, expected a run of `cmmixer pretrain`"):
+        finetune(finetune_settings(tmp_path / "other", init=str(tmp_path / "fine")), dataset=clips)
