@@ -76,12 +76,13 @@ def rankings(scores_QN: ArrayLike, truth_Q: ArrayLike | None = None, *, tie: flo
     scores = np.array(scores_QN, dtype=np.float64)
     truth = _truth(truth_Q, *scores.shape)
     rows = np.arange(len(truth))
-    true_score = scores[rows, truth] - tie
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    scores[rows, truth] = np.where(np.isnan(true_score), -np.inf, true_score)
+    scores[rows, truth] -= tie
     is_true = np.zeros(scores.shape, dtype=bool)
     is_true[rows, truth] = True
-    return np.lexsort((is_true, -scores), axis=-1)
+    unknown = np.isnan(scores)
+    # The last key counts first: numbers before what is none, then high before low, then others before the true one.
+    order: NDArray[np.int64] = np.lexsort((is_true, -np.where(unknown, 0.0, scores), unknown), axis=-1)
+    return order
 
 
 def _truth(truth_Q: ArrayLike | None, queries: int, candidates: int) -> NDArray[np.int64]:
