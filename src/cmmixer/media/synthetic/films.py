@@ -1,0 +1,122 @@
+"""Synthetic films as real files: mp4 with H.264 and AAC, `manifest.csv`, `causes.jsonl`.
+
+A film appears under its name only when complete, so a run that was killed is continued by calling it again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmmixer.config import SynthesizeSettings
+from cmmixer.errors import DataError, SettingsError
+from cmmixer.media.encode import appearing, write_film
+from cmmixer.media.isolate import worker_count
+from cmmixer.media.synthetic.draw import draw_frames
+from cmmixer.media.synthetic.hear import hear_film
+from cmmixer.media.synthetic.world import FilmPlan, plan_film
+from cmmixer.progress import NoProgress, Progress
+
+SOUND_RATE_HZ = 16000
+_SETTINGS_FILE = "synthetic.json"
+_FILMS_PER_TASK = 8
+
+
+def synthesize(settings: SynthesizeSettings, progress: Progress | None = None) -> list[Path]:
+    """Writes synthetic films to a folder; films that are already there are kept.
+
+    Returns:
+        The films' paths, in order.
+
+    Raises:
+        SettingsError: the folder holds films of other settings.
+        DataError: the folder cannot be written.
+    """
+    progress = progress or NoProgress()
+    folder = Path(settings.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder, settings)
+        paths = [folder / f"{index:06d}.mp4" for index in range(settings.clips)]
+        missing = [index for index, path in enumerate(paths) if not path.exists()]
+        progress.start(len(paths), "making films")
+        progress.advance(len(paths) - len(missing))
+        _write_films(settings, missing, progress)
+        _write_lists(folder, settings)
+    except OSError as error:
+        raise DataError(f"{folder}: films cannot be written: {error.strerror or error}") from error
+    return paths
+
+
+def _claim(folder: Path, settings: SynthesizeSettings) -> None:
+    """Notes what the films in a folder are made with, and refuses to mix two kinds of them."""
+    ours = _identity(settings)
+    note = folder / _SETTINGS_FILE
+    if note.exists():
+        theirs = json.loads(note.read_text())
+        count = theirs.pop("clips", 0)
+        other = [key for key in ours if theirs.get(key) != ours[key]]
+        if other:
+            told = ", ".join(f"{key} {theirs.get(key)} instead of {ours[key]}" for key in other)
+            raise SettingsError(f"--out: {folder} holds films made with {told}; give another folder")
+        if count > settings.clips:
+            raise SettingsError(
+                f"--clips: {folder} already holds {count} films; give {count} or more, or another folder"
+            )
+    with appearing(note) as draft:
+        draft.write_text(json.dumps({**ours, "clips": settings.clips}, indent=2) + "\n")
+
+
+def _identity(settings: SynthesizeSettings) -> dict[str, Any]:
+    return {key: getattr(settings, key) for key in ("seed", "difficulty", "seconds", "size", "fps")}
+
+
+def _write_films(settings: SynthesizeSettings, indices: list[int], progress: Progress) -> None:
+    workers = min(worker_count(settings.workers), -(-len(indices) // _FILMS_PER_TASK))
+    if workers <= 1:
+        for index in indices:
+            write_one(index, settings)
+            progress.advance()
+        return
+    # A clean server process forks the workers: it holds neither torch nor threads.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        for _ in pool.map(partial(write_one, settings=settings), indices, chunksize=_FILMS_PER_TASK):
+            progress.advance()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_one(index: int, settings: SynthesizeSettings) -> None:
+    """Renders and writes film `index`."""
+    plan = plan_film(settings.seed, index, settings.difficulty)
+    frames = max(1, round(settings.seconds * settings.fps))
+    pixels = draw_frames(plan, np.arange(frames) / settings.fps, settings.size, settings.size)
+    sound = hear_film(plan, settings.seconds, SOUND_RATE_HZ)
+    path = Path(settings.out) / f"{index:06d}.mp4"
+    write_film(path, pixels.transpose(0, 2, 3, 1), settings.fps, sound, SOUND_RATE_HZ)
+
+
+def _write_lists(folder: Path, settings: SynthesizeSettings) -> None:
+    """`manifest.csv` for training, `causes.jsonl` for people who want to know why."""
+    rows, causes = io.StringIO(newline=""), []
+    table = csv.writer(rows, lineterminator="\n")
+    table.writerow(["path", "source", "label", "duration"])
+    for index in range(settings.clips):
+        plan: FilmPlan = plan_film(settings.seed, index, settings.difficulty)
+        source = f"synthetic-{settings.difficulty}-{settings.seed}-{index:06d}"
+        table.writerow([f"{index:06d}.mp4", source, plan.label, f"{settings.seconds:g}"])
+        causes.append(json.dumps({"path": f"{index:06d}.mp4", **plan.causes.as_dict()}))
+    for name, text in (("manifest.csv", rows.getvalue()), ("causes.jsonl", "\n".join(causes) + "\n")):
+        with appearing(folder / name) as draft:
+            draft.write_text(text)
