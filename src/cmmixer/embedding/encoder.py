@@ -24,12 +24,15 @@ class Encoder(Protocol):
 
     Attributes:
         id: sha256 of its weights; vectors of another id do not compare.
+        path: where it came from.
         dim: E.
         clip: geometry of what it was trained on.
     """
 
     @property
     def id(self) -> str: ...
+    @property
+    def path(self) -> str: ...
     @property
     def dim(self) -> int: ...
     @property

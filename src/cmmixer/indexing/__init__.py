@@ -1,0 +1,12 @@
+"""A searchable library of moments.
+
+`card` which model made it, `rows` its columns, `guard` one writer and clear complaints, `folder` the index itself,
+`refresh` the command.
+"""
+
+from cmmixer.indexing.card import IndexCard
+from cmmixer.indexing.folder import MomentIndex
+from cmmixer.indexing.refresh import IndexReport, index
+from cmmixer.indexing.rows import FileRow
+
+__all__ = ["FileRow", "IndexCard", "IndexReport", "MomentIndex", "index"]

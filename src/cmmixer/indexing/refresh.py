@@ -1,0 +1,253 @@
+"""`cmmixer index`: makes an index of films and sounds, or brings one up to date."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cmmixer.config import IndexSettings
+from cmmixer.data.manifest import Entry, read_layout, readable
+from cmmixer.data.skips import Skip, SkipReport
+from cmmixer.embedding import EmbeddedFilm, Encoder, embed_moments, load_encoder
+from cmmixer.indexing.folder import MomentIndex
+from cmmixer.indexing.rows import FileRow
+from cmmixer.progress import NoProgress, Progress
+
+# A kill costs the work since the last commit; a commit costs some tens of milliseconds.
+_COMMIT_ROWS = 2000
+_COMMIT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What `cmmixer index` did.
+
+    Attributes:
+        index: the folder.
+        added: files that are new in it and used.
+        changed: files that were there and were embedded again.
+        unchanged: files that were left as they are.
+        removed: files taken out by `--sync`.
+        skipped: files of the data that are wholly left out.
+        moments: moments in the whole index.
+        skips: what of the whole index is left out, wholly or in part; also in the folder's skipped.txt.
+    """
+
+    index: str
+    added: int
+    changed: int
+    unchanged: int
+    removed: int
+    skipped: int
+    moments: int
+    skips: SkipReport
+
+    def as_json(self) -> dict[str, Any]:
+        names = ("index", "added", "changed", "unchanged", "removed", "skipped", "moments")
+        return {**{name: getattr(self, name) for name in names}, "skipped_reasons": self.skips.counts}
+
+
+def index(settings: IndexSettings, progress: Progress | None = None, *, encoder: Encoder | None = None) -> IndexReport:
+    """Makes or refreshes an index. Files that are as they were are not opened; doing it twice changes nothing.
+
+    Args:
+        settings: of the command.
+        progress: told about every file.
+        encoder: the model of `settings.model`, where it is loaded already.
+
+    Raises:
+        InputError: data or model that cannot be read, an index of another model, a full disk.
+    """
+    progress = progress or NoProgress()
+    listing = read_layout(settings.data)
+    encoder = encoder or load_encoder(settings.model, settings.device)
+    with MomentIndex.writing(settings.index, encoder, settings.stride_seconds) as library:
+        work = _Refresh(settings, library, SkipReport(listing.ignored))
+        progress.start(len(listing.entries), "looking for changes")
+        for entry in listing.entries:
+            work.look_at(entry)
+            progress.advance()
+        if settings.sync:
+            work.remove_gone()
+        progress.start(len(work.todo), "embedding films")
+        work.embed(encoder, progress)
+        return work.report()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An entry to embed, and what its files were when they were looked at."""
+
+    entry: Entry
+    name: str
+    sizes: list[int]
+    mtimes_ns: list[int]
+
+
+class _Refresh:
+    """One run: looks at the files from outside, embeds those that are new or changed, counts."""
+
+    def __init__(self, settings: IndexSettings, library: MomentIndex, unlisted: SkipReport) -> None:
+        self.settings = settings
+        self.library = library
+        self.root = readable(os.path.abspath(settings.data))
+        # Rows without their vectors: some hundreds of bytes a file, as the entries themselves.
+        self.known = {row.name: row for row in library.files()}
+        self.seen: set[str] = set()
+        self.todo: list[_Task] = []
+        self.unlisted = unlisted
+        self.added = self.changed = self.unchanged = self.removed = 0
+
+    def look_at(self, entry: Entry) -> None:
+        """Decides by size, time and, where these differ, content whether an entry must be embedded."""
+        name = _name(entry)
+        if name in self.seen:
+            self.unlisted.add(entry.path, "duplicate", "the same stretch of the same file is listed before")
+            return
+        self.seen.add(name)
+        task = _Task(entry, name, *_sizes_and_times(entry))
+        row = self.known.get(name)
+        if row is None or (row.source, row.label) != (entry.source, entry.label) or self._had_too_little_time(row):
+            self.todo.append(task)
+        elif (row.sizes, row.mtimes_ns) == (task.sizes, task.mtimes_ns):
+            self.unchanged += 1
+        elif row.sizes == task.sizes and row.sha256 is not None and row.sha256 == _content(entry):
+            self.unchanged += 1
+            self.library.put(replace(row, mtimes_ns=task.mtimes_ns), [], before=row)
+        else:
+            self.todo.append(task)
+
+    def _had_too_little_time(self, row: FileRow) -> bool:
+        return row.reason == "time-limit" and row.limit_seconds < self.settings.file_seconds
+
+    def remove_gone(self) -> None:
+        """Takes out the files that came from the same data and are not in it any more."""
+        gone = [row for row in self.known.values() if row.root == self.root and row.name not in self.seen]
+        self.library.remove(gone)
+        self.removed = len(gone)
+
+    def embed(self, encoder: Encoder, progress: Progress) -> None:
+        """Embeds what is to do, committing every few seconds."""
+        films = embed_moments(
+            [task.entry for task in self.todo],
+            encoder,
+            stride_seconds=self.library.card.stride_seconds,
+            batch_size=self.settings.batch_size,
+            workers=self.settings.workers,
+            file_seconds=self.settings.file_seconds,
+            progress=progress,
+        )
+        committed = time.monotonic()
+        for film in films:
+            self._put(self.todo[film.number], film)
+            if self.library.waiting >= _COMMIT_ROWS or time.monotonic() - committed > _COMMIT_SECONDS:
+                self.library.commit()
+                committed = time.monotonic()
+
+    def _put(self, task: _Task, film: EmbeddedFilm) -> None:
+        before = self.known.get(task.name)
+        row = self._row(task, film)
+        self.changed += before is not None
+        self.added += before is None and row.status == "used"
+        self.library.put(row, _moment_rows(row, film), before)
+
+    def _row(self, task: _Task, film: EmbeddedFilm) -> FileRow:
+        skip, entry = film.skip(), task.entry
+        return FileRow(
+            name=task.name,
+            path=readable(os.path.abspath(entry.path)),
+            audio_path=None if entry.audio_path is None else readable(os.path.abspath(entry.audio_path)),
+            root=self.root,
+            source=entry.source,
+            label=entry.label,
+            sizes=task.sizes,
+            mtimes_ns=task.mtimes_ns,
+            sha256=_content(entry) if film.moments else None,
+            status="used" if film.moments else "skipped",
+            reason=None if skip is None else skip.reason,
+            message=None if skip is None else skip.message,
+            limit_seconds=self.settings.file_seconds,
+            moments=len(film.moments),
+            batch=uuid.uuid4().hex if film.moments else None,
+        )
+
+    def report(self) -> IndexReport:
+        """Commits the rest, tidies up, writes the list of what was left out."""
+        self.library.commit()
+        if self.todo or self.removed:
+            self.library.tidy()
+        skips = SkipReport(self.unlisted)
+        skipped = len(skips)
+        for row in self.library.files():
+            if row.reason is not None and row.message is not None:
+                skips.add_skip(Skip(row.path, row.reason, row.message))
+                skipped += row.status == "skipped" and row.name in self.seen
+        self.library.write_skips(skips)
+        return IndexReport(
+            str(self.library.folder),
+            self.added,
+            self.changed,
+            self.unchanged,
+            self.removed,
+            skipped,
+            self.library.count(),
+            skips,
+        )
+
+
+def _moment_rows(row: FileRow, film: EmbeddedFilm) -> list[dict[str, Any]]:
+    shared = {name: getattr(row, name) for name in ("batch", "path", "audio_path", "source", "label")}
+    return [
+        {
+            "id": f"{row.name}#{moment.span.start_seconds:.3f}-{moment.span.end_seconds:.3f}",
+            **shared,
+            "start_seconds": moment.span.start_seconds,
+            "end_seconds": moment.span.end_seconds,
+            "video": moment.video,
+            "audio": moment.audio,
+        }
+        for moment in film.moments
+    ]
+
+
+def _name(entry: Entry) -> str:
+    """What an entry is called in the index, from wherever it is indexed: as `Entry.key`, with absolute paths."""
+    absolute = replace(
+        entry,
+        name=readable(os.path.abspath(entry.path)),
+        audio_name=None if entry.audio_path is None else readable(os.path.abspath(entry.audio_path)),
+    )
+    return absolute.key
+
+
+def _paths(entry: Entry) -> list[str]:
+    return [entry.path] if entry.audio_path is None else [entry.path, entry.audio_path]
+
+
+def _sizes_and_times(entry: Entry) -> tuple[list[int], list[int]]:
+    """Size and time of last change of an entry's files; -1 for one that is not there."""
+    sizes, mtimes_ns = [], []
+    for path in _paths(entry):
+        try:
+            status = os.stat(path)
+        except OSError:
+            status = None
+        sizes.append(-1 if status is None else status.st_size)
+        mtimes_ns.append(-1 if status is None else status.st_mtime_ns)
+    return sizes, mtimes_ns
+
+
+def _content(entry: Entry) -> str | None:
+    """sha256 over an entry's files; None for what cannot be read."""
+    total = hashlib.sha256()
+    try:
+        for path in _paths(entry):
+            with open(path, "rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError:
+        return None
+    return total.hexdigest()

@@ -1,0 +1,326 @@
+"""The index: adding twice, changes, removals, other models, damage, full disks, and kills at every kind of write."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pytest
+from lancedb.table import LanceTable
+
+from cmmixer.config import IndexSettings
+from cmmixer.data import moments as moments_module
+from cmmixer.errors import SearchIndexError
+from cmmixer.indexing import IndexReport, MomentIndex, index
+from cmmixer.media.decode import Film
+from tests import killed_indexing
+from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound, unit
+
+
+@pytest.fixture(autouse=True)
+def _decode_here(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.node.name != "test_with_real_decoder_processes":
+        monkeypatch.setattr(moments_module, "map_isolated", killed_indexing.decode_here)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    film(folder / "red.mp4", [RED, RED])
+    film(folder / "green.mp4", [GREEN, BLUE], sound=None)
+    sound(folder / "blue.wav", [BLUE])
+    (folder / "empty.mp4").write_bytes(b"")
+    return folder
+
+
+def _settings(data: Path, **options: Any) -> IndexSettings:
+    return IndexSettings(model="-", data=str(data), index=str(data.parent / "library"), **{"workers": 1, **options})
+
+
+def _index(data: Path, encoder: ColourEncoder | None = None, **options: Any) -> IndexReport:
+    return index(_settings(data, **options), encoder=encoder or ColourEncoder())
+
+
+def _counts(report: IndexReport) -> dict[str, int]:
+    values = report.as_json()
+    return {name: values[name] for name in ("added", "changed", "unchanged", "removed", "skipped", "moments")}
+
+
+def _content(folder: Path) -> list[tuple[Any, ...]]:
+    """Everything that counts: moments with their vectors, and rows of files without their random keys."""
+    library = MomentIndex.open(folder)
+    rows = lancedb.connect(folder).open_table("moments").to_arrow().to_pylist()
+    named = library.named([row["batch"] for row in rows])
+    vectors = [
+        (row["id"], *(None if row[sense] is None else tuple(np.round(row[sense], 5)) for sense in ("video", "audio")))
+        for row in rows
+        if row["batch"] in named
+    ]
+    files = [(row.name, row.status, row.reason, row.moments, row.sha256) for row in library.files()]
+    return sorted(vectors, key=str) + sorted(files, key=str)
+
+
+def _all_moments(folder: Path) -> list[str]:
+    return sorted(lancedb.connect(folder).open_table("moments").to_arrow()["id"].to_pylist())
+
+
+def test_adding_twice_changes_nothing_and_opens_no_film(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _index(data)
+    assert _counts(first) == {"added": 3, "changed": 0, "unchanged": 0, "removed": 0, "skipped": 1, "moments": 7}
+    assert first.skips.counts == {"empty": 1}
+    before = _content(data.parent / "library")
+    encoder = ColourEncoder()
+    monkeypatch.setattr(Film, "open", None)  # opening anything would fail
+    second = _index(data, encoder)
+    assert _counts(second) == {"added": 0, "changed": 0, "unchanged": 4, "removed": 0, "skipped": 1, "moments": 7}
+    assert encoder.batches == []
+    assert _content(data.parent / "library") == before
+
+
+def test_the_folder_can_be_read_by_a_person(data: Path) -> None:
+    _index(data)
+    folder = data.parent / "library"
+    card = json.loads((folder / "index.json").read_text())
+    assert card["model_id"] == ColourEncoder().id
+    assert (card["embed_dim"], card["stride_seconds"], card["clip"]["clip_seconds"]) == (4, 0.5, 1.0)
+    assert "empty.mp4: " in (folder / "skipped.txt").read_text()
+    assert (folder / "writing").read_bytes() == b""
+
+
+def test_vectors_and_moments_are_those_of_the_films(data: Path) -> None:
+    _index(data)
+    rows = lancedb.connect(data.parent / "library").open_table("moments").to_arrow().to_pylist()
+    by_file = {
+        name: [row for row in rows if row["path"] == str(data / name)] for name in ("red.mp4", "green.mp4", "blue.wav")
+    }
+    assert {name: len(found) for name, found in by_file.items()} == {"red.mp4": 3, "green.mp4": 3, "blue.wav": 1}
+    assert all(
+        np.dot(row["video"], unit(RED)) > 0.98 and np.dot(row["audio"], unit(RED)) > 0.98 for row in by_file["red.mp4"]
+    )
+    assert all(row["audio"] is None for row in by_file["green.mp4"])
+    assert by_file["blue.wav"][0]["video"] is None
+
+
+def test_changed_touched_relabelled_and_mended_files(data: Path) -> None:
+    _index(data)
+    film(data / "red.mp4", [BLUE, BLUE, BLUE])
+    os.utime(data / "blue.wav", ns=(1, 1))  # another time, the same content
+    film(data / "empty.mp4", [RED])
+    report = _index(data)
+    assert _counts(report) == {"added": 0, "changed": 2, "unchanged": 2, "removed": 0, "skipped": 0, "moments": 10}
+    rows = lancedb.connect(data.parent / "library").open_table("moments").to_arrow().to_pylist()
+    red = [row for row in rows if row["path"].endswith("red.mp4")]
+    assert len(red) == 5
+    assert all(np.dot(row["video"], unit(BLUE)) > 0.98 for row in red)
+    assert _counts(_index(data))["unchanged"] == 4
+
+
+def test_label_of_a_manifest_reaches_the_moments(data: Path) -> None:
+    manifest = data / "manifest.csv"
+    for label in ("alarm", "bell"):
+        manifest.write_text(f"path,label\nred.mp4,{label}\nred.mp4,{label}\n")
+        report = _index(data)
+        rows = lancedb.connect(data.parent / "library").open_table("moments").to_arrow().to_pylist()
+        assert [row["label"] for row in rows] == [label] * 3
+    assert (report.changed, report.skips.counts) == (1, {"duplicate": 1})
+
+
+def test_sync_removes_what_is_gone_from_the_same_data_only(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    sound(other / "bell.wav", [GREEN])
+    _index(data)
+    index(
+        IndexSettings(model="-", data=str(other), index=str(tmp_path / "library"), workers=1), encoder=ColourEncoder()
+    )
+    (data / "red.mp4").unlink()
+    (data / "empty.mp4").unlink()
+    assert _counts(_index(data))["removed"] == 0
+    assert len(_all_moments(tmp_path / "library")) == 8
+    report = _index(data, sync=True)
+    assert (report.removed, report.moments, report.skips.counts) == (2, 5, {})
+    assert sorted({os.path.basename(name.split("#")[0]) for name in _all_moments(tmp_path / "library")}) == [
+        "bell.wav",
+        "blue.wav",
+        "green.mp4",
+    ]
+
+
+def test_a_file_that_ran_out_of_time_is_tried_again_with_more(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = moments_module.decode_piece
+
+    def slow(piece: Any, cut: Any) -> Any:
+        if cut.file_seconds < 5 and piece.path.endswith("red.mp4"):
+            raise moments_module.MediaError(piece.path, "time-limit", f"took longer than {cut.file_seconds:g} s")
+        return decode(piece, cut)
+
+    monkeypatch.setattr(moments_module, "decode_piece", slow)
+    assert _index(data, file_seconds=2).skips.counts == {"time-limit": 1, "empty": 1}
+    assert _counts(_index(data, file_seconds=2))["unchanged"] == 4
+    report = _index(data, file_seconds=9)
+    assert (report.changed, report.unchanged, report.skips.counts) == (1, 3, {"empty": 1})
+
+
+def test_names_that_are_no_text(data: Path) -> None:
+    odd = os.fsdecode(os.fsencode(str(data)) + b"/caf\xe9 'quoted'.wav")
+    os.replace(data / "blue.wav", odd)
+    assert _counts(_index(data))["added"] == 3
+    assert _counts(_index(data))["unchanged"] == 4
+    os.unlink(odd)
+    assert _index(data, sync=True).removed == 1
+    assert any("caf\\xe9" in row.path for row in MomentIndex.open(data.parent / "library").files()) is False
+
+
+def test_another_model_or_stride_is_refused(data: Path) -> None:
+    _index(data)
+    mine, other = ColourEncoder(), ColourEncoder("other", "runs/other")
+    with pytest.raises(SearchIndexError) as refusal:
+        _index(data, other)
+    assert mine.id[:16] in str(refusal.value)
+    assert other.id[:16] in str(refusal.value)
+    assert "runs/other" in str(refusal.value)
+    with pytest.raises(SearchIndexError, match=r"start every 0.5 s, got --stride_seconds 0.25; leave it out"):
+        _index(data, stride_seconds=0.25)
+    assert _counts(_index(data, stride_seconds=0.5))["unchanged"] == 4
+
+
+def test_missing_and_damaged_folders(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SearchIndexError, match="no such index; make one with `cmmixer index"):
+        MomentIndex.open(tmp_path / "none")
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "letter.txt").write_text("x")
+    with pytest.raises(SearchIndexError, match=r"is not an index: no index.json"):
+        _index(data)
+    (tmp_path / "library" / "letter.txt").unlink()
+    _index(data)
+    card = tmp_path / "library" / "index.json"
+    text = card.read_text()
+    for damage, told in (
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        (text.replace('"format": 1', '"format": 9'), "got format 9, expected 1"),
+        (text.replace('"embed_dim"', '"embed_dims"'), r"unknown settings: embed_dims \(did you mean embed_dim\?\)"),
+        (text.replace('"embed_dim": 4', '"embed_dim": 8'), "Provided schema does not match"),
+    ):
+        card.write_text(damage)
+        with pytest.raises(SearchIndexError, match=told):
+            MomentIndex.open(tmp_path / "library")
+    card.unlink()
+    with pytest.raises(SearchIndexError, match=r"is damaged: index.json is gone"):
+        MomentIndex.open(tmp_path / "library")
+    card.write_text(text)
+    for file in (tmp_path / "library" / "moments.lance" / "data").iterdir():
+        file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(SearchIndexError, match="is damaged .* make an index in a new folder"):
+        MomentIndex.open(tmp_path / "library").nearest(np.eye(4, dtype=np.float32)[:1], "video", 3)
+
+
+def test_a_file_instead_of_a_folder(data: Path) -> None:
+    (data.parent / "library").write_text("x")
+    with pytest.raises(SearchIndexError, match="got a file, expected the folder of an index"):
+        _index(data)
+
+
+def test_one_writer_at_a_time(data: Path) -> None:
+    with (
+        MomentIndex.writing(data.parent / "library", ColourEncoder(), None),
+        pytest.raises(SearchIndexError, match="another process is writing to this index"),
+    ):
+        _index(data)
+    assert _counts(_index(data))["added"] == 3
+
+
+def test_full_disk_is_told_and_what_was_there_stays(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _index(data)
+    before = _content(data.parent / "library")
+    film(data / "new.mp4", [RED])
+    add = LanceTable.add
+
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError(
+            "lance error: LanceError(IO): No space left on device (os error 28), writer/structural.rs:258:9"
+        )
+
+    monkeypatch.setattr(LanceTable, "add", full)
+    with pytest.raises(SearchIndexError, match="the disk is full; free some space and run the same command again"):
+        _index(data)
+    assert _content(data.parent / "library") == before
+    monkeypatch.setattr(LanceTable, "add", add)
+    assert _counts(_index(data))["added"] == 1
+
+
+def test_with_real_decoder_processes(data: Path) -> None:
+    assert _counts(_index(data))["added"] == 3
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[subprocess.Popen[str]]:
+    """The program that runs `index` in processes that die."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.killed_indexing"]
+    root = Path(__file__).resolve().parents[1]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        yield program
+        assert program.stdin is not None
+        program.stdin.close()
+
+
+def _run_and_die(runs: subprocess.Popen[str], settings: IndexSettings, writes: int) -> None:
+    assert runs.stdin is not None
+    assert runs.stdout is not None
+    runs.stdin.write(json.dumps({"settings": asdict(settings), "writes": writes}) + "\n")
+    runs.stdin.flush()
+    assert int(runs.stdout.readline()) == -signal.SIGKILL
+
+
+# A first run writes, per file: moments, row (the skipped one: row only).
+@pytest.mark.parametrize("writes", [1, 2, 3, 6])
+def test_killed_while_adding_then_run_again(data: Path, runs: subprocess.Popen[str], writes: int) -> None:
+    whole = _index(data)
+    expected = _content(data.parent / "library")
+    os.rename(data.parent / "library", data.parent / "whole")
+    _run_and_die(runs, _settings(data), writes)
+    half = _content(data.parent / "library")
+    assert set(half) < set(expected)  # what is there is right, and nothing is there twice
+    again = _index(data)
+    assert again.unchanged + again.added + again.skipped >= 4
+    assert _content(data.parent / "library") == expected
+    assert len(_all_moments(data.parent / "library")) == whole.moments
+
+
+# A changed file: its new moments, its row, away with its old moments.
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_killed_while_changing_neither_doubles_nor_loses(data: Path, runs: subprocess.Popen[str], writes: int) -> None:
+    _index(data)
+    before = _content(data.parent / "library")
+    film(data / "red.mp4", [BLUE, BLUE, BLUE])
+    _run_and_die(runs, _settings(data), writes)
+    half = _content(data.parent / "library")
+    assert (half == before) == (writes == 1)
+    assert len(_all_moments(data.parent / "library")) == {1: 12, 2: 12, 3: 9}[writes]
+    report = _index(data)
+    assert (report.changed, report.moments) == (1 if writes == 1 else 0, 9)
+    after = _content(data.parent / "library")
+    assert writes == 1 or half == after
+    assert len(_all_moments(data.parent / "library")) == 9
+
+
+def test_nearest_is_exact_and_passes_over_missing_senses(data: Path) -> None:
+    _index(data)
+    library = MomentIndex.open(data.parent / "library")
+    queries = np.stack([unit(RED), unit(BLUE)]).astype(np.float32)
+    rows = library.nearest(queries, "audio", 10)
+    assert len(rows) == 8  # four moments have sound
+    table = lancedb.connect(data.parent / "library").open_table("moments").to_arrow().to_pylist()
+    for row in rows:
+        (vector,) = [np.array(other["audio"]) for other in table if other["id"] == row["id"]]
+        assert row["score"] == pytest.approx(float(vector @ queries[row["query"]]), abs=1e-5)
+    first = [next(row for row in rows if row["query"] == query) for query in (0, 1)]
+    assert [os.path.basename(row["path"]) for row in first] == ["red.mp4", "blue.wav"]
