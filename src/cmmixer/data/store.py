@@ -11,10 +11,10 @@ Rows are only ever added, and a commit shows all its rows or none, whatever kill
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -134,7 +134,8 @@ class ClipStore:
     def __init__(self, folder: Path, card: StoreCard) -> None:
         self.folder, self.card = folder, card
         self._table: lance.LanceDataset | None = None
-        columns = self._open().to_table(columns=["id", "source", "label", "split"], scan_in_order=True)
+        with _damage_told(folder):
+            columns = self._open().to_table(columns=["id", "source", "label", "split"], scan_in_order=True)
         self.ids, self.sources, self.labels, self.splits = (column.to_pylist() for column in columns.columns)
 
     @classmethod
@@ -170,10 +171,8 @@ class ClipStore:
             raise IndexError(f"{self.folder}: rows {list(indices)} asked for, there are {len(self)}")
         if not indices:
             return []
-        try:
+        with _damage_told(self.folder):
             rows = self._open().take(list(indices), columns=CLIP_COLUMNS).to_pylist()
-        except OSError as error:
-            raise _damaged(self.folder, error) from error
         return [_clip(row) for row in rows]
 
     def _open(self) -> lance.LanceDataset:
@@ -253,16 +252,18 @@ def open_table(folder: Path) -> lance.LanceDataset:
     Raises:
         StoreError: missing or damaged.
     """
-    try:
+    with _damage_told(folder):
         return lance.dataset(str(folder / TABLE))
+
+
+@contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    """Lance's errors (ValueError for what is missing, OSError, Arrow's ValueErrors) as one clear line."""
+    try:
+        yield
     except (ValueError, OSError) as error:
-        raise _damaged(folder, error) from error
-
-
-def _damaged(folder: Path, error: Exception) -> StoreError:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES):
-        return StoreError(f"{folder}: cannot be read: {error.strerror}")
-    return StoreError(f"{folder / TABLE}: missing or damaged ({_first_line(error)}); prepare it again with --overwrite")
+        told = f"missing or damaged ({_first_line(error)}); prepare it again with --overwrite"
+        raise StoreError(f"{folder / TABLE}: {told}") from error
 
 
 def _first_line(error: Exception) -> str:
