@@ -219,7 +219,7 @@ def test_missing_and_damaged_folders(data: Path, tmp_path: Path) -> None:
     card.write_text(text)
     for file in (tmp_path / "library" / "moments.lance" / "data").iterdir():
         file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(SearchIndexError, match="is damaged .* make an index in a new folder"):
+    with pytest.raises(SearchIndexError, match=r"is damaged .* make an index in a new folder"):
         MomentIndex.open(tmp_path / "library").nearest(np.eye(4, dtype=np.float32)[:1], "video", 3)
 
 

@@ -29,7 +29,7 @@ from cmmixer.report import (
     strip_picture,
     write_report,
 )
-from cmmixer.report.page import LARGEST_MEDIA_BYTES, render_page, show_figure, show_seconds
+from cmmixer.report.page import LARGEST_MEDIA_BYTES, render_page, show_figure
 
 HOSTILE_NAME = "<script>alert(1)</script> & 'x\".mp4"
 
@@ -196,13 +196,6 @@ def test_bad_report_data() -> None:
 )
 def test_show_figure(value: float, measure: str, shown: str) -> None:
     assert show_figure(value, measure) == shown
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.0, "0:00.0"), (75.25, "1:15.2"), (59.99, "0:59.9"), (3600.3, "60:00.3")]
-)
-def test_show_seconds(seconds: float, shown: str) -> None:
-    assert show_seconds(seconds) == shown
 
 
 def test_mel_picture_has_low_tones_at_the_bottom() -> None:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cmmixer.atomic import explain_full_disk, write_atomically
 from cmmixer.errors import InputError
+from cmmixer.searching import show_seconds
 
 # The measures of the metrics JSON, in the order of the table, and what each says in plain words.
 MEASURES: dict[str, str] = {
@@ -259,12 +260,6 @@ def show_figure(value: float, measure: str) -> str:
         return f"{value:.3f}"
     percent = 100.0 * value
     return f"{percent:.1f} %" if percent < 99.95 else "100 %"
-
-
-def show_seconds(seconds: float) -> str:
-    """Minutes and seconds as m:ss.s; 75.25 -> 1:15.2."""
-    tenths = int(seconds * 10 + 1e-6)
-    return f"{tenths // 600}:{tenths // 10 % 60:02d}.{tenths % 10}"
 
 
 def data_uri(content: bytes, mime: str) -> str:

@@ -1,0 +1,301 @@
+"""`cmmixer search`: a film, a silent film or a sound in; the moments of an index that go with it out.
+
+The query is cut into moments as the library was. Its pictures are compared with the library's sounds, or its sounds with
+the library's pictures, exactly (every moment is looked at). A hit is a moment of the library with the moment of the query
+that it goes with best; of moments of one file that overlap or touch, the best one stands for all.
+
+Letters: Q moments of the query, E values of a vector.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+from cmmixer.config import SearchSettings
+from cmmixer.embedding import Encoder, embed_file, load_encoder
+from cmmixer.errors import CheckpointError, MediaError, SearchIndexError
+from cmmixer.indexing import MomentIndex
+from cmmixer.progress import NoProgress, Progress
+from cmmixer.types import Span
+
+STANDARD_INPUT = "-"
+_FIRST_CANDIDATES = 64
+# Moments count as touching when the gap between them is only rounding.
+_TOUCH_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One moment of the library.
+
+    Attributes:
+        rank: from 1.
+        path: the file that holds what was searched for: the film, or the file of its sound.
+        start_seconds, end_seconds: where in it.
+        score: cosine similarity, at most 1.
+        query_start_seconds, query_end_seconds: the moment of the query it goes with.
+        source, label: as in the library's data.
+        missing: whether the file has gone from its place since it was indexed.
+    """
+
+    rank: int
+    path: str
+    start_seconds: float
+    end_seconds: float
+    score: float
+    query_start_seconds: float
+    query_end_seconds: float
+    source: str
+    label: str | None
+    missing: bool
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        query: the file searched with, or `-`.
+        target: what was searched for, `audio` or `video`.
+        hits: best first.
+        moments: how many moments the index holds.
+    """
+
+    query: str
+    target: str
+    hits: list[Hit]
+    moments: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "query": self.query,
+            "target": self.target,
+            "moments_searched": self.moments,
+            "hits": [asdict(hit) for hit in self.hits],
+        }
+
+    def render(self) -> Table:
+        """The hits as a table for the terminal."""
+        return render(self)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """A moment of the query, and the vector that asks with it."""
+
+    span: Span
+    vector_E: NDArray[np.float32]
+
+
+def search(
+    settings: SearchSettings,
+    progress: Progress | None = None,
+    *,
+    encoder: Encoder | None = None,
+    stdin: BinaryIO | None = None,
+) -> SearchResult:
+    """Finds the moments of an index that go with a query.
+
+    Args:
+        settings: of the command.
+        progress: told what goes on.
+        encoder: the index's model, where it is loaded already.
+        stdin: where the query `-` is read from.
+
+    Raises:
+        SearchIndexError: no index, a damaged one, or one of another model.
+        MediaError: the query cannot be used, or lacks the sense that finds the target.
+    """
+    progress = progress or NoProgress()
+    library = MomentIndex.open(settings.index)
+    encoder = _encoder_of(library, settings) if encoder is None else encoder
+    library.card.check_encoder(encoder, library.folder)
+    progress.start(None, "listening to and looking at the query")
+    with _query_file(settings.query, stdin) as path:
+        target, asking = _cut_query(path, settings, library, encoder)
+    progress.start(None, "searching")
+    best = _best(library, asking, target, settings.k)
+    hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
+    return SearchResult(settings.query, target, hits, library.count())
+
+
+def _encoder_of(library: MomentIndex, settings: SearchSettings) -> Encoder:
+    path = settings.model or library.card.model
+    try:
+        return load_encoder(path, settings.device)
+    except CheckpointError as fault:
+        if settings.model is not None:
+            raise
+        raise SearchIndexError(
+            f"{library.folder}: the model that made it, {library.card.model_id[:16]}, cannot be loaded from where it was "
+            f"({fault}); say where it is with --model"
+        ) from fault
+
+
+# ------------------------------------------------------------------------------------------------------------ the query
+
+
+@contextmanager
+def _query_file(query: str, stdin: BinaryIO | None) -> Iterator[str]:
+    """The query as a file; standard input is put into a temporary one, because decoders need to go back and forth."""
+    if query != STANDARD_INPUT:
+        yield query
+        return
+    with tempfile.TemporaryDirectory(prefix="cmmixer-query-") as folder:
+        path = Path(folder) / "standard input"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer if stdin is None else stdin, file)
+        try:
+            yield str(path)
+        except MediaError as fault:
+            raise MediaError("standard input", fault.reason, fault.message) from fault
+
+
+def _cut_query(
+    path: str, settings: SearchSettings, library: MomentIndex, encoder: Encoder
+) -> tuple[str, list[_Asking]]:
+    """What is searched for, and the query's moments that ask for it.
+
+    Raises:
+        MediaError: the query cannot be used, or lacks the sense that finds the target.
+    """
+    wanted = settings.target
+    try:
+        moments = embed_file(
+            path,
+            encoder,
+            stride_seconds=library.card.stride_seconds,
+            file_seconds=settings.file_seconds,
+            picture=wanted != "video",
+            sound=wanted != "audio",
+        )
+    except MediaError as fault:
+        if wanted is None or fault.reason not in ("no-picture", "no-sound", "silent"):
+            raise
+        needs = {"audio": "pictures", "video": "sound"}[wanted]
+        raise MediaError(
+            fault.path, fault.reason, f"{fault.message}, and --for {wanted} searches with {needs}"
+        ) from fault
+    target = wanted or ("audio" if any(moment.video is not None for moment in moments) else "video")
+    vectors = [(moment.span, moment.video if target == "audio" else moment.audio) for moment in moments]
+    return target, [_Asking(span, vector) for span, vector in vectors if vector is not None]
+
+
+# ------------------------------------------------------------------------------------------------------------- the hits
+
+
+def _best(library: MomentIndex, asking: list[_Asking], target: str, k: int) -> list[dict[str, Any]]:
+    """The k best moments, exactly: more candidates are fetched until none that was left out could be among them."""
+    vectors_QE = np.stack([moment.vector_E for moment in asking])
+    everything = library.count()
+    limit = max(_FIRST_CANDIDATES, 8 * k)
+    while True:
+        rows = library.nearest(vectors_QE, target, limit)
+        named = library.named(row["batch"] for row in rows)
+        best = collapse(row for row in rows if row["batch"] in named)[:k]
+        if limit >= everything or (len(best) == k and best[-1]["score"] >= _best_left_out(rows, limit)):
+            return best
+        limit *= 4
+
+
+def _best_left_out(rows: list[dict[str, Any]], limit: int) -> float:
+    """No moment outside the candidates scores higher than this: the last candidate of the most generous query moment."""
+    last: dict[int, tuple[int, float]] = {}
+    for row in rows:
+        count, score = last.get(row["query"], (0, 1.0))
+        last[row["query"]] = (count + 1, min(score, row["score"]))
+    return max((score for count, score in last.values() if count == limit), default=-1.0)
+
+
+def collapse(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Best first, without moments that overlap or touch a better one of the same file. Equal scores go by id."""
+    kept: list[dict[str, Any]] = []
+    taken: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
+    for row in sorted(rows, key=lambda row: (-row["score"], row["id"], row["query"])):
+        start, end = row["start_seconds"], row["end_seconds"]
+        spans = taken.setdefault((row["path"], row["audio_path"]), [])
+        if all(
+            start > other_end + _TOUCH_SECONDS or end < other_start - _TOUCH_SECONDS for other_start, other_end in spans
+        ):
+            spans.append((start, end))
+            kept.append(row)
+    return kept
+
+
+def _hit(rank: int, row: dict[str, Any], target: str, asking: list[_Asking]) -> Hit:
+    path = row["audio_path"] if target == "audio" and row["audio_path"] is not None else row["path"]
+    span = asking[row["query"]].span
+    return Hit(
+        rank=rank,
+        path=path,
+        start_seconds=row["start_seconds"],
+        end_seconds=row["end_seconds"],
+        score=row["score"],
+        query_start_seconds=span.start_seconds,
+        query_end_seconds=span.end_seconds,
+        source=row["source"],
+        label=row["label"],
+        missing=not _is_on_disk(path),
+    )
+
+
+def _is_on_disk(path: str) -> bool:
+    """Paths of the index are text; bytes that are not stand in it in hexadecimal."""
+    if os.path.exists(path):
+        return True
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
+    return os.path.exists(raw)
+
+
+# ------------------------------------------------------------------------------------------------------ on the terminal
+
+
+def render(result: SearchResult) -> Table:
+    """The hits as a table, best first; times as minutes:seconds."""
+    what = {"audio": "sounds for", "video": "pictures for"}[result.target]
+    query = "standard input" if result.query == STANDARD_INPUT else result.query
+    table = Table(title=Text(f"{what} {query}"), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for name, justify in (
+        ("#", "right"),
+        ("score", "right"),
+        ("moment", "right"),
+        ("file", "left"),
+        ("query at", "right"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "file")  # type: ignore[arg-type]
+    for hit in result.hits:
+        # Text, not markup: a file may be called [red].mp4.
+        file = Text(_short_path(hit.path))
+        if hit.missing:
+            file.append(" (missing)", style="red")
+        moment = f"{show_seconds(hit.start_seconds)} – {show_seconds(hit.end_seconds)}"
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", moment, file, show_seconds(hit.query_start_seconds))
+    if not result.hits:
+        table.caption = Text(f"nothing found among {result.moments} moments")
+    return table
+
+
+def show_seconds(seconds: float) -> str:
+    """Minutes, seconds and tenths, 75.25 -> 1:15.2."""
+    tenths = int(seconds * 10 + 1e-6)
+    return f"{tenths // 600}:{tenths // 10 % 60:02d}.{tenths % 10}"
+
+
+def _short_path(path: str) -> str:
+    """Seen from the current folder where the file is inside it."""
+    here = os.path.join(os.getcwd(), "")
+    return path.removeprefix(here)
