@@ -226,3 +226,21 @@ class TestSplitBySource:
     def test_what_cannot_be_split(self, count: int, fraction: float) -> None:
         with pytest.raises(DataError):
             split_by_source(self.ENTRIES[:count], fraction, seed=0)
+
+
+@pytest.mark.parametrize("given", ["films", "./films", "../here/films"])
+def test_relative_data_gives_paths_that_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    touch(tmp_path / "here/films", "sub/a.mp4")
+    touch(tmp_path / "here/pairs", "train/video/b.mp4", "train/audio/b.wav")
+    monkeypatch.chdir(tmp_path / "here")
+    (entry,) = read_manifest(given)
+    assert (entry.name, os.path.isfile(entry.path)) == ("sub/a.mp4", True)
+    (alone,) = read_manifest(f"{given}/sub/a.mp4")
+    assert (alone.name, os.path.isfile(alone.path)) == ("a.mp4", True)
+    (pair,) = read_manifest("pairs")
+    assert (pair.name, pair.audio_name) == ("train/video/b.mp4", "train/audio/b.wav")
+    assert os.path.isfile(pair.path)
+    assert pair.audio_path is not None
+    assert os.path.isfile(pair.audio_path)

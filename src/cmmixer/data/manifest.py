@@ -179,7 +179,7 @@ def _read_file(path: Path) -> Listing:
     if ending == ".list":
         return Listing(_read_list(path), [])
     if is_media(path):
-        return Listing([_entry(path.parent, path)], [])
+        return Listing([_entry(path.parent, Path(path.name))], [])
     raise DataError(f"{path}: got a file ending in {ending!r}, expected a folder or one of {', '.join(LIST_ENDINGS)}")
 
 
@@ -200,7 +200,7 @@ def _read_films(root: Path) -> Listing:
     ignored: list[Skip] = []
     for path in _walk(root, set(), ignored):
         if is_media(path):
-            entries.append(_entry(root, path))
+            entries.append(_entry(root, path.relative_to(root)))
         else:
             told = f"not a film or sound by its ending {path.suffix!r}; name it in a manifest to have it tried"
             ignored.append(Skip(readable(path), "not-media", told))
@@ -246,8 +246,8 @@ def _read_pairs(root: Path, pairs: list[tuple[str | None, Path]]) -> Listing:
         films, sounds = (_by_stem(folder / sense, ignored) for sense in ("video", "audio"))
         for stem, film in films.items():
             # Without a partner the expected name stays, so that decoding lists the pair as missing.
-            sound = sounds.get(stem, folder / "audio" / stem)
-            entries.append(_entry(root, film, audio=sound, split=split, source=readable(stem)))
+            sound = sounds.get(stem, folder / "audio" / stem).relative_to(root)
+            entries.append(_entry(root, film.relative_to(root), audio=sound, split=split, source=readable(stem)))
         for stem in sorted(set(sounds) - set(films)):
             told = f"no film named {readable(stem)}.* in {readable(folder / 'video')}"
             ignored.append(Skip(readable(sounds[stem]), "missing", told))
