@@ -71,7 +71,7 @@ def test_tokens_come_with_cls_first_in_the_grid_s_order() -> None:
 @torch.no_grad()
 def test_the_embedding_is_the_convolution_of_stride_p() -> None:
     network, strip = encoder(), strips()
-    kernel = network.embed.weight.reshape(16, 4, 4, 3).permute(0, 3, 1, 2)
+    kernel = network.embed.weight.reshape(16, 3, 4, 4)
     convolved = nn.functional.conv2d(strip, kernel, network.embed.bias, stride=4).flatten(2).transpose(1, 2)
     torch.testing.assert_close(network.embed(patchify(strip, 4)), convolved, rtol=1e-5, atol=1e-5)
 

@@ -146,6 +146,14 @@ def test_the_scale_starts_at_the_temperature_and_stops_at_100() -> None:
     assert network.logit_scale.grad.item() > 0
 
 
+def test_two_passes_may_wait_for_one_backward() -> None:
+    network = retriever()
+    scales = [network(*pictures(seed=seed)).logit_scale for seed in (0, 1)]
+    sum(scales).backward()
+    assert network.logit_scale.grad is not None
+    assert network.logit_scale.grad.item() == pytest.approx(2 / 0.07, rel=1e-5)
+
+
 def test_masked_training_pools_what_is_visible() -> None:
     network, (video, audio) = retriever(), pictures()
     noise = torch.rand(2, 6, 32, generator=torch.Generator().manual_seed(0))

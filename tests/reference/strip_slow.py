@@ -28,9 +28,9 @@ def patches(strip_CHS: NDArray[np.float64], patch: int) -> list[list[float]]:
     for row in range(height // patch):
         for col in range(width // patch):
             numbers = []
-            for i in range(patch):
-                for j in range(patch):
-                    for c in range(channels):
+            for c in range(channels):
+                for i in range(patch):
+                    for j in range(patch):
                         numbers.append(float(strip_CHS[c, row * patch + i, col * patch + j]))
             out.append(numbers)
     return out

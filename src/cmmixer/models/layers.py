@@ -25,7 +25,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
-        query, key, value = torch.unflatten(self.qkv(tokens_BLD), 2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            torch.unflatten(part_BLD, 2, (self.heads, -1)).transpose(1, 2)
+            for part_BLD in self.qkv(tokens_BLD).chunk(3, dim=2)
+        )
         mixed_BhLd = functional.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.out(mixed_BhLd.transpose(1, 2).flatten(2))
         return out

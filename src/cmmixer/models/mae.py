@@ -150,6 +150,6 @@ def masked_mse(prediction_BLP: Tensor, target_BLP: Tensor, mask_BL: Tensor) -> T
 
 def _mix_patches(video_BLP: Tensor, audio_BLP: Tensor, share_BLp: Tensor) -> Tensor:
     """The mixer's formula on patches, which are needed anyway as targets: (1 - share) * video + share * audio."""
-    share = share_BLp.to(video_BLP.dtype).unsqueeze(3)
-    video, audio = (torch.unflatten(patches, 2, (-1, CHANNELS)) for patches in (video_BLP, audio_BLP))
+    share = share_BLp.to(video_BLP.dtype).unsqueeze(2)
+    video, audio = (torch.unflatten(patches, 2, (CHANNELS, -1)) for patches in (video_BLP, audio_BLP))
     return torch.lerp(video, audio, share).flatten(2)

@@ -122,7 +122,8 @@ class Retriever(nn.Module):
         video_noise, audio_noise = (None, None) if noise is None else noise
         video = self._embed("video", video_BTCHW, mask_ratio, video_noise)
         audio = self._embed("audio", audio_BTCHW, mask_ratio, audio_noise)
-        return Pairs(video, audio, self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp())
+        excess = (self.logit_scale.detach() - MAX_LOGIT_SCALE).clamp(min=0.0)
+        return Pairs(video, audio, (self.logit_scale - excess).exp())
 
     @torch.no_grad()
     def embed_video(self, pixels_BTCHW: Tensor) -> Embedding:

@@ -52,9 +52,9 @@ def from_strip(strip_BCHS: Tensor, frames: int, interleave: bool = False) -> Ten
 
 
 def patchify(strip_BCHS: Tensor, patch: int) -> Tensor:
-    """[B, C, H, S] -> [B, L, P]; within a patch: row, column, channel."""
+    """[B, C, H, S] -> [B, L, P]; within a patch: channel, row, column, so that whole rows of a patch are copied."""
     cells_BCRiKj = torch.unflatten(torch.unflatten(strip_BCHS, 3, (-1, patch)), 2, (-1, patch))
-    return cells_BCRiKj.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return cells_BCRiKj.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches_BLP: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
@@ -66,8 +66,8 @@ def unpatchify(patches_BLP: Tensor, patch: int, grid: tuple[int, int]) -> Tensor
     rows, cols = grid
     if patches_BLP.shape[1] != rows * cols:
         raise ValueError(f"got {patches_BLP.shape[1]} patches, expected {rows} x {cols}")
-    cells_BRKijC = torch.unflatten(torch.unflatten(patches_BLP, 1, (rows, cols)), 3, (patch, patch, -1))
-    return cells_BRKijC.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+    cells_BRKCij = torch.unflatten(torch.unflatten(patches_BLP, 1, (rows, cols)), 3, (-1, patch, patch))
+    return cells_BRKCij.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
 def pictures_to_patches(pictures_BTCHW: Tensor, patch: int, interleave: bool = False) -> Tensor:
@@ -77,7 +77,7 @@ def pictures_to_patches(pictures_BTCHW: Tensor, patch: int, interleave: bool = F
     batch, frames, channels, height, width = pictures_BTCHW.shape
     grid = strip_grid(height, width, frames, patch)
     cells_BTCRiKj = torch.unflatten(torch.unflatten(pictures_BTCHW, 4, (-1, patch)), 3, (-1, patch))
-    return cells_BTCRiKj.permute(0, 3, 1, 5, 4, 6, 2).reshape(batch, grid.tokens, patch * patch * channels)
+    return cells_BTCRiKj.permute(0, 3, 1, 5, 2, 4, 6).reshape(batch, grid.tokens, patch * patch * channels)
 
 
 def patches_to_pictures(
