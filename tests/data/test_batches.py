@@ -129,7 +129,7 @@ class TestBrokenFilms:
 
     def test_the_same_steps_in_for_any_number_of_workers_and_any_start(self) -> None:
         whole = None
-        for workers in (0, 1, 2):
+        for workers in (0, 2):
             dataset = FaultyClips(24, broken={1, 5, 9, 10})
             batches = ClipBatches(dataset, batch_size=4, seed=3, num_workers=workers)
             seen = [ids(batches.epoch(0)), ids(batches.epoch(1)), ids(batches.epoch(1, start_step=4))]
