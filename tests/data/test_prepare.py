@@ -68,8 +68,8 @@ class TestContent:
             assert (stored.sound.samples_TN == direct.sound.samples_TN).all()  # type: ignore[union-attr]
             assert (stored.sound.centres_seconds_T == direct.sound.centres_seconds_T).all()  # type: ignore[union-attr]
             off = stored.frames.pixels_THWC.astype(int) - direct.frames.pixels_THWC  # type: ignore[union-attr]
-            assert np.abs(off).mean() < 2.0
-            assert np.abs(off).max() <= 16
+            assert (off**2).mean() ** 0.5 < 3.0  # more than 38 dB
+            assert np.abs(off).max() <= 40  # at edges of colour
 
     def test_batches_from_films_and_store_are_the_same_in_any_worker(self, films: Path, store: Path) -> None:
         from_films = open_clips(DataSettings(data=str(films)), PICO, workers=1)
