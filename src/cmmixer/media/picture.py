@@ -9,8 +9,8 @@ import numpy as np
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
-# Exact rounding, the same on every processor.
-_SCALER = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT)
+# Exact rounding and colour at full width; the scaler's short cuts are off by a level or two.
+_SCALER = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 
 # Scaling the whole picture is cheapest while little of it is cropped away; beyond this ratio of scaled to wanted pixels
 # (4096 x 64, absurd pixel shapes) the picture is cropped first, so that memory stays bounded.

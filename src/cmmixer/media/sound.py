@@ -23,6 +23,10 @@ _EDGE_SECONDS = 0.02
 _JOIN_SECONDS = 0.02
 
 
+# Left to itself, mixing down to floats adds channels up: a loud 5.1 film would be clipped later.
+_NO_LOUDER = {"rematrix_maxval": "1.0"}
+
+
 class MonoMixer:
     """Frames of any layout, format and rate -> mono float samples at one rate, that of the first frame."""
 
@@ -37,7 +41,7 @@ class MonoMixer:
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self._kind:
             self._kind, self._average = kind, False
-            self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=self._rate)
+            self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=self._rate, options=_NO_LOUDER)
         # The resampler would otherwise compare timestamps, which are dealt with here.
         frame.pts = None
         try:

@@ -7,6 +7,7 @@ square is the middle of the square one, as a decoder would crop it.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,23 @@ def draw_frames(plan: FilmPlan, times: Times, height: int, width: int) -> NDArra
     return canvas.finished(plan)
 
 
+@dataclass(frozen=True)
+class _Stamp:
+    """Windows of side x side pixels, one in each picture; they may reach beyond its edges.
+
+    Attributes:
+        top, left: first row and column of each, (T,).
+        side: their size.
+        right, down: of each pixel from the moving place, (T, 1, side) and (T, side, 1).
+    """
+
+    top: NDArray[np.int_]
+    left: NDArray[np.int_]
+    side: int
+    right: Field
+    down: Field
+
+
 class _Canvas:
     """Pictures in the making, float32 (T, 3, H, W) in [0, 1]."""
 
@@ -68,86 +86,88 @@ class _Canvas:
         pixels += 0.25 * below[:, None, :, None].astype(np.float32)
         return pixels
 
-    def paint(self, frame: int, box: tuple[slice, slice], cover: Field, colour: Field) -> None:
-        """Lays a colour, (3,) or (3, h, w), over a box of one picture, as strongly as `cover` (h, w) says."""
-        part = self.pixels[frame, :, box[0], box[1]]
-        part += cover * (colour.reshape(3, *(colour.shape[1:] or (1, 1))) - part)
+    def stamp(self, u: Times, v: Times, reach: float) -> _Stamp:
+        """A square window of pixels around a place that moves, the same size in all pictures."""
+        side = 2 * math.ceil(reach / self.pixel) + 2
+        left = np.floor((u + self.shift_u - float(self.u_W[0])) / self.pixel).astype(int) - side // 2 + 1
+        top = np.floor((v + self.shift_v - float(self.v_H[0])) / self.pixel).astype(int) - side // 2 + 1
+        steps = np.arange(side)
+        right = (left[:, None] + steps) * self.pixel + self.u_W[0] - (u + self.shift_u)[:, None]
+        down = (top[:, None] + steps) * self.pixel + self.v_H[0] - (v + self.shift_v)[:, None]
+        return _Stamp(top, left, side, right.astype(np.float32)[:, None, :], down.astype(np.float32)[:, :, None])
 
-    def box(self, u: float, v: float, reach: float) -> tuple[slice, slice]:
-        """The pixels within `reach` of a place."""
-        return _range(self.v_H, v, reach, self.pixel), _range(self.u_W, u, reach, self.pixel)
-
-    def around(self, box: tuple[slice, slice], u: float, v: float) -> tuple[Field, Field]:
-        """(right, down) of each pixel of a box, from a place: (1, w) and (h, 1)."""
-        return self.u_W[None, box[1]] - np.float32(u), self.v_H[box[0], None] - np.float32(v)
+    def paint(self, stamp: _Stamp, cover_Thw: Field, colour: Field) -> None:
+        """Lays a colour, broadcastable to (T, 3, h, w), over the pictures, as strongly as `cover` says."""
+        colours = np.broadcast_to(colour, (len(self.times), 3, *colour.shape[2:]))
+        for frame in range(len(self.times)):
+            top, left = int(stamp.top[frame]), int(stamp.left[frame])
+            rows, columns = _within(top, stamp.side, self.height), _within(left, stamp.side, self.width)
+            part = self.pixels[frame, :, top + rows.start : top + rows.stop, left + columns.start : left + columns.stop]
+            cover = cover_Thw[frame, rows, columns]
+            paint = colours[
+                frame,
+                :,
+                rows if colours.shape[2] > 1 else slice(None),
+                columns if colours.shape[3] > 1 else slice(None),
+            ]
+            part += cover * (paint - part)
 
     def silent_body(self, body: SilentBody, colour: tuple[float, float, float]) -> None:
-        centres_u, centres_v = body.u.at(self.times) + self.shift_u, body.v.at(self.times) + self.shift_v
-        dim = np.asarray(colour, np.float32) * np.float32(0.8)
-        for frame, (u, v) in enumerate(zip(centres_u, centres_v, strict=True)):
-            box = self.box(u, v, 1.1 * body.radius)
-            outside = _OUTLINES[body.shape](*self.around(box, u, v), np.float32(body.radius))
-            self.paint(frame, box, self._cover(outside), dim)
+        """Something that is seen only, a little dimmer than what sounds."""
+        stamp = self.stamp(body.u.at(self.times), body.v.at(self.times), 1.1 * body.radius)
+        outside = _OUTLINES[body.shape](stamp.right, stamp.down, np.float32(body.radius))
+        self.paint(stamp, self._cover(outside), _paint(colour) * np.float32(0.8))
 
     def body(self, body: Body, colour: tuple[float, float, float]) -> None:
-        """Trail, body with its stripes, and the flash of an impact."""
-        paint = np.asarray(colour, np.float32)
+        """Trail or flash of an impact, then the body with its stripes."""
         if body.bounce_seconds is None:
             for ago, strength in zip(_TRAIL_SECONDS, _TRAIL_STRENGTH, strict=True):
-                self._shape(body, self.times - ago, paint, strength, striped=False)
+                stamp, cover = self._shape(body, self.times - ago)
+                self.paint(stamp, cover * np.float32(strength), _paint(colour))
         else:
             self._flash(body)
-        self._shape(body, self.times, paint, 1.0, striped=body.stripes > 0)
+        stamp, cover = self._shape(body, self.times)
+        light = np.clip(2.5 * np.cos(np.pi * body.stripes * (stamp.down / np.float32(body.radius))), -1, 1)
+        shade = (0.575 + 0.425 * light if body.stripes > 0 else np.ones((1, 1, 1))).astype(np.float32)
+        self.paint(stamp, cover, _paint(colour) * shade[:, None])
 
-    def _shape(self, body: Body, times: Times, colour: Field, strength: float, *, striped: bool) -> None:
-        centres_u, centres_v = body.centres(times)
-        radius = np.float32(body.radius)
-        for frame, (u, v) in enumerate(zip(centres_u + self.shift_u, centres_v + self.shift_v, strict=True)):
-            box = self.box(u, v, 1.3 * body.radius)
-            right, down = self.around(box, u, v)
-            cover = self._cover(_OUTLINES[body.shape](right, down, radius)) * np.float32(strength)
-            paint = colour
-            if striped:
-                light = 0.5 + 0.5 * np.clip(2.5 * np.cos(np.pi * body.stripes * (down / radius)), -1, 1)
-                paint = colour[:, None, None] * (0.15 + 0.85 * np.broadcast_to(light, cover.shape)).astype(np.float32)
-            self.paint(frame, box, cover, paint)
+    def _shape(self, body: Body, times: Times) -> tuple[_Stamp, Field]:
+        stamp = self.stamp(*body.centres(times), 1.05 * body.radius)
+        return stamp, self._cover(_OUTLINES[body.shape](stamp.right, stamp.down, np.float32(body.radius)))
 
     def _flash(self, body: Body) -> None:
         """Light on the floor where the body hit it, fading."""
-        white = np.ones(3, np.float32)
-        glow = np.exp(-body.since_impact(self.times) / _FLASH_SECONDS)
-        for frame, (u, strength) in enumerate(zip(body.u.at(self.times) + self.shift_u, glow, strict=True)):
-            v = FLOOR_V + float(self.shift_v[frame])
-            box = self.box(u, v, 0.3)
-            right, down = self.around(box, u, v)
-            self.paint(frame, box, np.float32(strength) * np.exp(-((right / 0.15) ** 2) - (down / 0.03) ** 2), white)
+        u = body.u.at(self.times)
+        stamp = self.stamp(u, np.full(len(u), FLOOR_V), 0.3)
+        glow = np.exp(-body.since_impact(self.times) / _FLASH_SECONDS).astype(np.float32)[:, None, None]
+        spread = np.exp(-((stamp.right / np.float32(0.15)) ** 2)) * np.exp(-((stamp.down / np.float32(0.03)) ** 2))
+        self.paint(stamp, glow * spread, np.ones((1, 1, 1, 1), np.float32))
 
     def wheel(self, wheel: Wheel) -> None:
         """Rim, spokes, and the clapper that lights up at a click."""
         place = 1 - _WHEEL_RADIUS - 0.02 if wheel.right else _WHEEL_RADIUS + 0.02
-        turned, glow = wheel.turned(self.times), np.exp(-wheel.since_click(self.times) / 0.06)
-        for frame in range(len(self.times)):
-            u, v = place + float(self.shift_u[frame]), _WHEEL_V + float(self.shift_v[frame])
-            box = self.box(u, v, _WHEEL_RADIUS * 1.1)
-            right, down = self.around(box, u, v)
-            away = np.hypot(right, down).astype(np.float32)
-            self.paint(frame, box, self._cover(away - _WHEEL_RADIUS), np.full(3, 0.08, np.float32))
-            angle = np.arctan2(right, -down) - np.float32(2 * math.pi * turned[frame])
-            beside: Field = away * np.abs(np.sin(0.5 * wheel.spokes * angle)) * np.float32(2.0 / wheel.spokes)
-            spokes = np.maximum(beside - 0.014, away - _WHEEL_RADIUS)
-            rim = np.abs(away - _WHEEL_RADIUS + 0.012) - 0.012
-            self.paint(frame, box, self._cover(np.minimum(spokes, rim)), np.full(3, 0.92, np.float32))
-            self._clapper(frame, u, v - _WHEEL_RADIUS - 0.045, float(glow[frame]))
-
-    def _clapper(self, frame: int, u: float, v: float, glow: float) -> None:
-        box = self.box(u, v, 0.05)
-        right, down = self.around(box, u, v)
-        colour = np.asarray([0.5 + 0.5 * glow, 0.25 + 0.75 * glow, 0.25 + 0.6 * glow], np.float32)
-        self.paint(frame, box, self._cover(np.hypot(right, down) - 0.035), colour)
+        u, v = np.full(len(self.times), place), np.full(len(self.times), _WHEEL_V)
+        stamp = self.stamp(u, v, 1.05 * _WHEEL_RADIUS)
+        away = np.hypot(stamp.right, stamp.down)
+        angle = np.arctan2(stamp.right, -stamp.down)
+        angle -= (2 * np.pi * (wheel.turned(self.times) % 1.0)).astype(np.float32)[:, None, None]
+        beside = away * np.abs(np.sin(np.float32(0.5 * wheel.spokes) * angle)) * np.float32(2.0 / wheel.spokes)
+        spokes = np.maximum(beside - np.float32(0.014), away - np.float32(_WHEEL_RADIUS))
+        rim = np.abs(away - np.float32(_WHEEL_RADIUS - 0.012)) - np.float32(0.012)
+        bright = self._cover(np.minimum(spokes, rim))[:, None]
+        colour = np.float32(0.08) + np.float32(0.84) * bright
+        self.paint(stamp, self._cover(away - np.float32(_WHEEL_RADIUS)), colour)
+        glow = np.exp(-wheel.since_click(self.times) / 0.06).astype(np.float32)
+        clapper = self.stamp(u, v - _WHEEL_RADIUS - 0.045, 0.05)
+        lit = np.stack([0.5 + 0.5 * glow, 0.25 + 0.75 * glow, 0.25 + 0.6 * glow], axis=1)[:, :, None, None]
+        self.paint(
+            clapper, self._cover(np.hypot(clapper.right, clapper.down) - np.float32(0.035)), lit.astype(np.float32)
+        )
 
     def _cover(self, outside: Field) -> Field:
         """Distance outside a shape -> how much of a pixel it covers."""
-        return np.clip(0.5 - outside * np.float32(1 / self.pixel), 0, 1).astype(np.float32)
+        cover = np.float32(0.5) - outside * np.float32(1 / self.pixel)
+        return np.clip(cover, np.float32(0), np.float32(1), out=cover)
 
     def finished(self, plan: FilmPlan) -> NDArray[np.uint8]:
         """Camera noise, then 8 bits."""
@@ -162,10 +182,14 @@ class _Canvas:
         return (self.pixels + 0.5).astype(np.uint8)
 
 
-def _range(places: Field, centre: float, reach: float, pixel: float) -> slice:
-    first = math.floor((centre - reach - float(places[0])) / pixel)
-    last = math.ceil((centre + reach - float(places[0])) / pixel) + 1
-    return slice(min(max(first, 0), len(places)), min(max(last, 0), len(places)))
+def _within(first: int, count: int, limit: int) -> slice:
+    """Which of `count` places from `first` on lie in [0, limit)."""
+    start = min(max(0, -first), count)
+    return slice(start, max(start, min(count, limit - first)))
+
+
+def _paint(colour: tuple[float, float, float]) -> Field:
+    return np.asarray(colour, np.float32)[None, :, None, None]
 
 
 def _disc(right: Field, down: Field, radius: np.float32) -> Field:
@@ -179,7 +203,8 @@ def _square(right: Field, down: Field, radius: np.float32) -> Field:
 def _triangle(right: Field, down: Field, radius: np.float32) -> Field:
     """Equilateral, one corner up."""
     lower = down + radius * np.float32(0.15)
-    return np.maximum(np.float32(0.866) * np.abs(right) - np.float32(0.5) * lower, lower) - radius * np.float32(0.6)
+    sides = np.float32(0.866) * np.abs(right) - np.float32(0.5) * lower
+    return np.asarray(np.maximum(sides, lower) - radius * np.float32(0.6), dtype=np.float32)
 
 
 def _cross(right: Field, down: Field, radius: np.float32) -> Field:

@@ -154,7 +154,7 @@ def white_noise(chance: np.random.Generator, count: int, deviation: float) -> Si
     """White noise of triangular distribution, from raw bytes: ten times faster than normal numbers."""
     twice = np.frombuffer(chance.bytes(2 * count), np.int8).reshape(2, count)
     # A byte is one of 256 values around -1/2, of variance (256^2 - 1) / 12.
-    total = np.add(twice[0], twice[1], dtype=np.int16).astype(np.float32) + np.float32(1.0)
+    total: Signal = np.add(twice[0], twice[1], dtype=np.int16).astype(np.float32) + np.float32(1.0)
     total *= np.float32(deviation / np.sqrt(2 * (256**2 - 1) / 12))
     return total
 

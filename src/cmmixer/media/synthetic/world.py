@@ -179,7 +179,8 @@ class Wheel:
     def clicks(self, duration_seconds: float) -> Times:
         """When it clicks, from 0 on."""
         rate = self.spokes * self.turns_per_second
-        times = (np.arange(int(duration_seconds * rate) + 2) - self.phase * self.spokes % 1.0) / rate
+        first = -(self.phase * self.spokes % 1.0)
+        times = np.asarray((np.arange(int(duration_seconds * rate) + 2) + first) / rate, dtype=np.float64)
         return times[(times >= 0) & (times < duration_seconds)]
 
     def turned(self, times: Times) -> Times:

@@ -1,0 +1,74 @@
+"""Small films for the tests, made on the spot."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+
+def counting_pixels(frames: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    """Grey pictures, each a little brighter than the one before; `number_of` reads the number back."""
+    levels = 16 + 8 * (np.arange(frames) % 28)
+    return np.broadcast_to(levels[:, None, None, None], (frames, height, width, 3)).astype(np.uint8)
+
+
+def number_of(pixels_HWC: NDArray[np.uint8]) -> int:
+    return round((float(pixels_HWC.mean()) - 16) / 8)
+
+
+def tone(seconds: float, rate: int, hz: float = 440.0) -> NDArray[np.int16]:
+    times = np.arange(round(seconds * rate)) / rate
+    return (12000 * np.sin(2 * np.pi * hz * times)).astype(np.int16)
+
+
+def write(
+    path: Path,
+    *,
+    pixels: NDArray[np.uint8] | None = None,
+    times: list[float] | None = None,
+    fps: int = 10,
+    keys: int = 5,
+    samples: NDArray[np.int16] | None = None,
+    rate: int = 16000,
+    sound_start: float = 0.0,
+    codecs: tuple[str, str] = ("libx264", "aac"),
+    layout: str = "mono",
+    aspect: Fraction | None = None,
+    turn: float | None = None,
+) -> Path:
+    """Writes a film with chosen timestamps; the container follows from the name."""
+    options = {"preset": "veryfast", "crf": "4"} if codecs[0] == "libx264" else {}
+    with av.open(str(path), "w") as container:
+        if pixels is not None:
+            picture = container.add_stream(codecs[0], rate=fps, options=options)
+            picture.height, picture.width = pixels.shape[1:3]
+            picture.pix_fmt = "yuv420p"
+            picture.gop_size = keys
+            picture.codec_context.time_base = Fraction(1, 1000)
+            if aspect is not None:
+                picture.codec_context.sample_aspect_ratio = aspect
+            if turn is not None:
+                picture.set_display_rotation(turn)
+        if samples is not None:
+            sound = container.add_stream(codecs[1], rate=rate, layout=layout)
+        if pixels is not None:
+            for number, image in enumerate(pixels):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                seconds = number / fps if times is None else times[number]
+                frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
+                container.mux(picture.encode(frame))
+            container.mux(picture.encode(None))
+        if samples is not None:
+            channels = len(av.AudioLayout(layout).channels)
+            for begin in range(0, len(samples), 1024):
+                block = samples[begin : begin + 1024]
+                frame = av.AudioFrame.from_ndarray(np.repeat(block, channels)[None], format="s16", layout=layout)
+                frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+                frame.pts = begin + round(sound_start * rate)
+                container.mux(sound.encode(frame))
+            container.mux(sound.encode(None))
+    return path
