@@ -18,7 +18,11 @@ from cmmixer.errors import SettingsError
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cmmixer", *arguments], capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})}
+        [sys.executable, "-m", "cmmixer", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **(env or {})},
     )
 
 
@@ -32,7 +36,11 @@ def test_help_comes_in_under_half_a_second_and_without_torch() -> None:
         assert done.returncode == 0
     assert min(seconds) < 0.5
     loaded = subprocess.run(
-        [sys.executable, "-c", "import sys; from cmmixer.cli import main; main(['--help']); print('torch' in sys.modules, 'numpy' in sys.modules)"],
+        [
+            sys.executable,
+            "-c",
+            "import sys; from cmmixer.cli import main; main(['--help']); print('torch' in sys.modules, 'numpy' in sys.modules)",
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -60,10 +68,19 @@ def test_every_command_has_an_example_that_parses_and_help_for_every_flag(name: 
     ("arguments", "told"),
     [
         (["pretrian"], "got command 'pretrian'; did you mean 'pretrain'? expected one of " + ", ".join(COMMANDS)),
-        (["pretrain", "--epoch", "3", "--foo"], "unknown options: epoch (did you mean epochs?), foo; see `cmmixer pretrain --help`"),
+        (
+            ["pretrain", "--epoch", "3", "--foo"],
+            "unknown options: epoch (did you mean epochs?), foo; see `cmmixer pretrain --help`",
+        ),
         (["pretrain", "--epochs", "4"], "missing: --data; see `cmmixer pretrain --help`"),
-        (["pretrain", "--data", "x", "--epochs", "a"], "--epochs: got 'a', expected a value of type int; see `cmmixer pretrain --help`"),
-        (["search", "q.mp4", "--index", "x", "--for", "vidio"], "--for: got 'vidio', expected one of audio, video; did you mean 'video'?"),
+        (
+            ["pretrain", "--data", "x", "--epochs", "a"],
+            "--epochs: got 'a', expected a value of type int; see `cmmixer pretrain --help`",
+        ),
+        (
+            ["search", "q.mp4", "--index", "x", "--for", "vidio"],
+            "--for: got 'vidio', expected one of audio, video; did you mean 'video'?",
+        ),
         (["search"], "missing: QUERY, --index; see `cmmixer search --help`"),
     ],
 )

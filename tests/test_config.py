@@ -13,7 +13,9 @@ from cmmixer.errors import SettingsError
 
 
 def test_published_flags_build_the_published_run() -> None:
-    settings = PretrainSettings(data="films", num_workers=32, batch_size=8, epochs=400, lr=2e-4, warmup_epochs=40, mixup_mode="image")
+    settings = PretrainSettings(
+        data="films", num_workers=32, batch_size=8, epochs=400, lr=2e-4, warmup_epochs=40, mixup_mode="image"
+    )
     assert settings.step_size(8 * 8, default_blr=1.5e-4) == 2e-4
     clip = settings.clip_settings(settings.preset)
     assert (clip.frames, clip.height, clip.width, clip.window_samples) == (4, 224, 224, 114_660)
@@ -30,8 +32,14 @@ def test_step_size_follows_the_linear_rule(lr: float | None, blr: float | None, 
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"mixup_mode": "imge"}, "--mixup_mode: got 'imge', expected one of pixel, patch, image, video; did you mean 'image'?"),
-        ({"preset": "bse"}, "--preset: got 'bse', expected one of huge, large, base, small, tiny, nano; did you mean 'base'?"),
+        (
+            {"mixup_mode": "imge"},
+            "--mixup_mode: got 'imge', expected one of pixel, patch, image, video; did you mean 'image'?",
+        ),
+        (
+            {"preset": "bse"},
+            "--preset: got 'bse', expected one of huge, large, base, small, tiny, nano; did you mean 'base'?",
+        ),
         ({"mask_ratio": 1.0}, "--mask_ratio: got 1.0, expected a value in [0.0, 1.0)"),
         ({"epochs": 0}, "--epochs: got 0, expected 1 or more"),
         ({"lr": 1e-3, "blr": 1e-3}, "--lr 0.001 and --blr 0.001: give one of the two"),

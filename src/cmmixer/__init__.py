@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cmmixer.version import __version__
+
 if TYPE_CHECKING:
     from cmmixer.checkpoint import load_retriever
     from cmmixer.config import (
@@ -27,17 +29,15 @@ if TYPE_CHECKING:
         SynthesizeSettings,
     )
     from cmmixer.data.prepare import prepare
-    from cmmixer.embed import embed, load
-    from cmmixer.evaluate.retrieval import evaluate
-    from cmmixer.index import index
+    from cmmixer.embedding import embed, load
+    from cmmixer.evaluation.retrieval import evaluate
+    from cmmixer.indexing import index
     from cmmixer.media.synthetic import synthesize
     from cmmixer.mixer import mix
-    from cmmixer.quickstart import quickstart
-    from cmmixer.search import search
+    from cmmixer.searching import search
     from cmmixer.train.finetune import finetune
     from cmmixer.train.pretrain import pretrain
-
-__version__ = "0.1.0"
+    from cmmixer.walkthrough import quickstart
 
 _HOMES = {
     "EmbedSettings": "cmmixer.config",
@@ -49,17 +49,17 @@ _HOMES = {
     "QuickstartSettings": "cmmixer.config",
     "SearchSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
-    "embed": "cmmixer.embed",
-    "evaluate": "cmmixer.evaluate.retrieval",
+    "embed": "cmmixer.embedding",
+    "evaluate": "cmmixer.evaluation.retrieval",
     "finetune": "cmmixer.train.finetune",
-    "index": "cmmixer.index",
-    "load": "cmmixer.embed",
+    "index": "cmmixer.indexing",
+    "load": "cmmixer.embedding",
     "load_retriever": "cmmixer.checkpoint",
     "mix": "cmmixer.mixer",
     "prepare": "cmmixer.data.prepare",
     "pretrain": "cmmixer.train.pretrain",
-    "quickstart": "cmmixer.quickstart",
-    "search": "cmmixer.search",
+    "quickstart": "cmmixer.walkthrough",
+    "search": "cmmixer.searching",
     "synthesize": "cmmixer.media.synthetic",
 }
 

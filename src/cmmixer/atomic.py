@@ -65,9 +65,13 @@ def explain_full_disk(where: Path, error: Callable[[str], CMMixerError]) -> Iter
         full = fault.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(fault)
         refused = fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         if full:
-            raise error(f"{where}: the disk is full; free some space and run the same command again, it continues") from fault
+            raise error(
+                f"{where}: the disk is full; free some space and run the same command again, it continues"
+            ) from fault
         if refused:
-            raise error(f"{where}: cannot write here ({os.strerror(fault.errno or 0)}); choose another folder") from fault
+            raise error(
+                f"{where}: cannot write here ({os.strerror(fault.errno or 0)}); choose another folder"
+            ) from fault
         raise
 
 

@@ -111,7 +111,13 @@ def build(card: Card, seed: int = 0) -> nn.Module:
 
 
 def save(
-    run: Path, card: Card, weights: dict[str, Tensor], training: dict[str, Tensor], progress: dict[str, Any], *, keep: int
+    run: Path,
+    card: Card,
+    weights: dict[str, Tensor],
+    training: dict[str, Tensor],
+    progress: dict[str, Any],
+    *,
+    keep: int,
 ) -> Path:
     """Writes a checkpoint whole, points `latest` at it, and removes the oldest beyond `keep`.
 
@@ -150,9 +156,13 @@ def resolve(path: str | Path) -> Path:
         folder = path / "checkpoints" / (path / "latest").read_text().strip()
         if (folder / "card.json").is_file():
             return folder
-        raise CheckpointError(f"{path}: `latest` names {folder.name}, which is not there; give one of {path}/checkpoints/")
+        raise CheckpointError(
+            f"{path}: `latest` names {folder.name}, which is not there; give one of {path}/checkpoints/"
+        )
     what = "a folder without card.json or latest" if path.is_dir() else "nothing" if not path.exists() else "a file"
-    raise CheckpointError(f"{path}: got {what}, expected a run or checkpoint folder as `cmmixer pretrain` or `finetune` writes it")
+    raise CheckpointError(
+        f"{path}: got {what}, expected a run or checkpoint folder as `cmmixer pretrain` or `finetune` writes it"
+    )
 
 
 def load_card(path: str | Path) -> Card:
@@ -165,7 +175,9 @@ def load_card(path: str | Path) -> Card:
     try:
         values = json.loads(file.read_text())
         if values.get("format") != FORMAT:
-            raise CheckpointError(f"{file}: got format {values.get('format')}, expected {FORMAT}; use the version that wrote it")
+            raise CheckpointError(
+                f"{file}: got format {values.get('format')}, expected {FORMAT}; use the version that wrote it"
+            )
         return Card.from_json(values, str(file))
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         if isinstance(fault, CheckpointError):
@@ -182,7 +194,9 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     folder = resolve(path)
     payload = _read(folder / "weights.safetensors")
     if hashlib.sha256(payload).hexdigest() != load_card(folder).model_id:
-        raise CheckpointError(f"{folder}/weights.safetensors: not what the card describes (sha256 differs); the file is damaged")
+        raise CheckpointError(
+            f"{folder}/weights.safetensors: not what the card describes (sha256 differs); the file is damaged"
+        )
     return _tensors(folder / "weights.safetensors", payload)
 
 
@@ -197,7 +211,9 @@ def load_training(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         progress = json.loads((folder / "training.json").read_text())
     except (OSError, ValueError) as fault:
-        raise CheckpointError(f"{folder}/training.json: cannot be read ({fault}); training cannot go on from here") from fault
+        raise CheckpointError(
+            f"{folder}/training.json: cannot be read ({fault}); training cannot go on from here"
+        ) from fault
     return _tensors(file, _read(file)), progress
 
 
@@ -210,7 +226,9 @@ def load_model(path: str | Path, kind: str | None = None, device: str | torch.de
     card = load_card(path)
     if kind is not None and card.kind != kind:
         command = {"mae": "pretrain", "retriever": "finetune"}
-        raise CheckpointError(f"{path}: got a {card.kind} (from `cmmixer {command[card.kind]}`), expected a {kind}; run `cmmixer {command[kind]}` first")
+        raise CheckpointError(
+            f"{path}: got a {card.kind} (from `cmmixer {command[card.kind]}`), expected a {kind}; run `cmmixer {command[kind]}` first"
+        )
     model = build(card)
     fill(model, load_weights(path), str(path))
     return model.to(device).eval()
@@ -252,11 +270,15 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as fault:
-        raise CheckpointError(f"{file}: cannot be read ({fault.strerror}); take another checkpoint of the run") from fault
+        raise CheckpointError(
+            f"{file}: cannot be read ({fault.strerror}); take another checkpoint of the run"
+        ) from fault
 
 
 def _tensors(file: Path, payload: bytes) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(payload)
     except safetensors.SafetensorError as fault:
-        raise CheckpointError(f"{file}: not a whole safetensors file ({fault}); take another checkpoint of the run") from fault
+        raise CheckpointError(
+            f"{file}: not a whole safetensors file ({fault}); take another checkpoint of the run"
+        ) from fault

@@ -21,7 +21,6 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-import cmmixer
 from cmmixer.atomic import explain_full_disk, write_atomically
 from cmmixer.config import (
     EvaluateSettings,
@@ -44,6 +43,7 @@ from cmmixer.progress import NoProgress, Progress
 from cmmixer.searching import SearchResult, search
 from cmmixer.train.finetune import finetune
 from cmmixer.train.pretrain import pretrain
+from cmmixer.version import __version__
 
 PRESET = "nano"
 GALLERY_FILMS = 200
@@ -149,7 +149,9 @@ def quickstart(settings: QuickstartSettings, progress: Progress | None = None) -
         plan.out.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     train_films, gallery_films = _films(plan, progress)
-    train, gallery = (_prepare(plan, films, name, progress) for films, name in ((train_films, "train"), (gallery_films, "gallery")))
+    train, gallery = (
+        _prepare(plan, films, name, progress) for films, name in ((train_films, "train"), (gallery_films, "gallery"))
+    )
     _pretrain(plan, train, progress)
     _finetune(plan, train, "finetune", str(plan.out / "pretrain"), progress)
     _finetune(plan, train, "scratch", None, progress)
@@ -159,7 +161,9 @@ def quickstart(settings: QuickstartSettings, progress: Progress | None = None) -
     plan.minutes["total"] = (time.monotonic() - begun) / 60
     metrics = _metrics(plan, figures, control, train)
     write_atomically(plan.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    from cmmixer.report.quickstart import report_of_quickstart  # the plots are an extra that the steps above do not need
+    from cmmixer.report.quickstart import (
+        report_of_quickstart,  # the plots are an extra that the steps above do not need
+    )
 
     progress.start(None, "writing the report")
     page = report_of_quickstart(plan.out, metrics, figures, control, gallery_films, plan.commands)
@@ -172,9 +176,16 @@ def _films(plan: _Plan, progress: Progress) -> tuple[str, str]:
     if settings.data is not None:
         return _own_films(plan, settings.data)
     folders = []
-    for name, count, seed in (("train", TRAIN_FILMS, 2 * settings.seed + 1), ("gallery", GALLERY_FILMS, 2 * settings.seed + 2)):
+    for name, count, seed in (
+        ("train", TRAIN_FILMS, 2 * settings.seed + 1),
+        ("gallery", GALLERY_FILMS, 2 * settings.seed + 2),
+    ):
         films = SynthesizeSettings(
-            clips=plan.films(count), out=str(plan.out / "films" / name), seed=seed, difficulty="easy", workers=settings.workers
+            clips=plan.films(count),
+            out=str(plan.out / "films" / name),
+            seed=seed,
+            difficulty="easy",
+            workers=settings.workers,
         )
         plan.note("synthesize", films)
         with plan.timed("synthesize"):
@@ -192,7 +203,9 @@ def _own_films(plan: _Plan, data: str) -> tuple[str, str]:
         train, gallery = split_by_source(entries, GALLERY_PART, plan.settings.seed)
     shared = {entry.source for entry in train} & {entry.source for entry in gallery}
     if shared:
-        raise DataError(f"{data}: {len(shared)} sources are in both splits, such as {sorted(shared)[0]}; a film must be in one")
+        raise DataError(
+            f"{data}: {len(shared)} sources are in both splits, such as {sorted(shared)[0]}; a film must be in one"
+        )
     folder = plan.out / "films"
     folder.mkdir(exist_ok=True)
     paths = []
@@ -324,7 +337,9 @@ def _a_query(plan: _Plan, films: str) -> str:
 
 def _metrics(plan: _Plan, figures: Evaluation, control: Evaluation, train_store: str) -> dict[str, Any]:
     """metrics.json: the run's figures, the control's beside them, and what they cost."""
-    gain = {way: figures.metrics[way]["R@1"] - control.metrics[way]["R@1"] for way in ("video_to_audio", "audio_to_video")}
+    gain = {
+        way: figures.metrics[way]["R@1"] - control.metrics[way]["R@1"] for way in ("video_to_audio", "audio_to_video")
+    }
     return {
         **figures.metrics,
         "from_scratch": control.metrics,
@@ -336,7 +351,7 @@ def _metrics(plan: _Plan, figures: Evaluation, control: Evaluation, train_store:
         "minutes": {name: round(value, 2) for name, value in plan.minutes.items()},
         "machine": machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "version": cmmixer.__version__,
+        "version": __version__,
     }
 
 

@@ -19,7 +19,9 @@ def cmmixer(*arguments: str | Path, timeout: float = 300.0) -> subprocess.Comple
 def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
     """Starts one command, in a process group of its own so that all of it can be killed."""
     command = [sys.executable, "-m", "cmmixer", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT, start_new_session=True
+    )
 
 
 def torchrun(processes: int, *arguments: str | Path, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:

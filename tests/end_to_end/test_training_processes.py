@@ -21,7 +21,19 @@ def log(run: Path) -> list[dict[str, float]]:
 
 
 def test_the_published_command_on_two_processes_equals_one_with_the_doubled_batch(films: Path, tmp_path: Path) -> None:
-    flags = ["pretrain", "--num_workers", "2", "--epochs", "2", "--lr", "2e-4", "--warmup_epochs", "1", "--mixup_mode", "image"]
+    flags = [
+        "pretrain",
+        "--num_workers",
+        "2",
+        "--epochs",
+        "2",
+        "--lr",
+        "2e-4",
+        "--warmup_epochs",
+        "1",
+        "--mixup_mode",
+        "image",
+    ]
     flags += ["--preset", "nano", "--data", str(films), "--log_steps", "1"]
     two = torchrun(2, *flags, "--batch_size", "8", "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr[-2000:]
@@ -37,7 +49,19 @@ def test_the_published_command_on_two_processes_equals_one_with_the_doubled_batc
 
 
 def test_finetune_on_two_processes_equals_one_with_the_doubled_batch(store: Path, tmp_path: Path) -> None:
-    flags = ["finetune", "--num_workers", "0", "--epochs", "2", "--lr", "1e-3", "--preset", "nano", "--data", str(store)]
+    flags = [
+        "finetune",
+        "--num_workers",
+        "0",
+        "--epochs",
+        "2",
+        "--lr",
+        "1e-3",
+        "--preset",
+        "nano",
+        "--data",
+        str(store),
+    ]
     flags += ["--log_steps", "1", "--embed_dim", "32"]
     two = torchrun(2, *flags, "--batch_size", "8", "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr[-2000:]
@@ -49,7 +73,19 @@ def test_finetune_on_two_processes_equals_one_with_the_doubled_batch(store: Path
 
 
 def test_pretrain_killed_twice_ends_with_the_same_bits(store: Path, tmp_path: Path) -> None:
-    flags = ["pretrain", "--data", str(store), "--preset", "nano", "--epochs", "12", "--batch_size", "8", "--warmup_epochs", "1"]
+    flags = [
+        "pretrain",
+        "--data",
+        str(store),
+        "--preset",
+        "nano",
+        "--epochs",
+        "12",
+        "--batch_size",
+        "8",
+        "--warmup_epochs",
+        "1",
+    ]
     flags += ["--lr", "1e-3", "--num_workers", "1", "--save_steps", "1", "--log_steps", "1", "--seed", "7"]
     whole = cmmixer(*flags, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr[-2000:]
@@ -57,7 +93,9 @@ def test_pretrain_killed_twice_ends_with_the_same_bits(store: Path, tmp_path: Pa
     assert 5 <= killed_at[0] < killed_at[1] < 48
     rest = cmmixer(*flags, "--out", tmp_path / "killed")
     assert rest.returncode == 0, rest.stderr[-2000:]
-    first, second = (load_file(checkpoint.resolve(tmp_path / name) / "weights.safetensors") for name in ("whole", "killed"))
+    first, second = (
+        load_file(checkpoint.resolve(tmp_path / name) / "weights.safetensors") for name in ("whole", "killed")
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert [row["step"] for row in log(tmp_path / "killed")] == list(range(1, 49))
     assert [row["loss"] for row in log(tmp_path / "killed")] == [row["loss"] for row in log(tmp_path / "whole")]

@@ -25,12 +25,28 @@ GEOMETRY = dataclasses.asdict(PICO)
 
 
 def pretrain_settings(out: Path, **changes: Any) -> PretrainSettings:
-    values = {"data": "arrays", "out": str(out), "preset": "nano", "epochs": 2, "batch_size": 4, "lr": 1e-3, "warmup_epochs": 0.5}
+    values = {
+        "data": "arrays",
+        "out": str(out),
+        "preset": "nano",
+        "epochs": 2,
+        "batch_size": 4,
+        "lr": 1e-3,
+        "warmup_epochs": 0.5,
+    }
     return PretrainSettings(**{**values, "num_workers": 0, "log_steps": 1, **GEOMETRY, **changes})
 
 
 def finetune_settings(out: Path, **changes: Any) -> FinetuneSettings:
-    values = {"data": "arrays", "out": str(out), "preset": "nano", "epochs": 2, "batch_size": 4, "lr": 1e-3, "embed_dim": 16}
+    values = {
+        "data": "arrays",
+        "out": str(out),
+        "preset": "nano",
+        "epochs": 2,
+        "batch_size": 4,
+        "lr": 1e-3,
+        "embed_dim": 16,
+    }
     return FinetuneSettings(**{**values, "num_workers": 0, "log_steps": 1, **GEOMETRY, **changes})
 
 
@@ -111,7 +127,9 @@ def test_losses_fall(tmp_path: Path) -> None:
     assert sum(row["loss"] for row in rows[-4:]) / 4 < 0.7 * rows[0]["loss"]
 
 
-def test_a_step_that_is_not_finite_is_refused_and_the_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_not_finite_is_refused_and_the_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = []
     sound = FinetuneTask.losses
 
@@ -121,21 +139,28 @@ def test_a_step_that_is_not_finite_is_refused_and_the_checkpoint_stays(tmp_path:
         return {"loss": given["loss"] * math.nan} if len(steps) == 3 else given
 
     monkeypatch.setattr(FinetuneTask, "losses", losses)
-    with pytest.raises(NonFiniteError, match=r"step 2 of 8 is not finite and was refused: loss nan, gradient norm nan, .*last checkpoint: step 2"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"step 2 of 8 is not finite and was refused: loss nan, gradient norm nan, .*last checkpoint: step 2",
+    ):
         finetune(finetune_settings(tmp_path / "run", save_steps=1), dataset=random_clips(16))
     assert checkpoint.load_card(tmp_path / "run").step == 2
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
 
 
 def test_too_few_clips_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="8 x 1 processes x 1 accumulated need 8 clips for one step, and there are 6"):
+    with pytest.raises(
+        SettingsError, match="8 x 1 processes x 1 accumulated need 8 clips for one step, and there are 6"
+    ):
         pretrain(pretrain_settings(tmp_path / "run", batch_size=8), dataset=random_clips(6))
 
 
 def test_another_run_is_not_continued_by_mistake(tmp_path: Path) -> None:
     clips = random_clips(16)
     pretrain(pretrain_settings(tmp_path / "run"), dataset=clips)
-    with pytest.raises(CheckpointError, match=r"holds a run of other settings: lr 0\.001 there, 0\.002 here; use the same"):
+    with pytest.raises(
+        CheckpointError, match=r"holds a run of other settings: lr 0\.001 there, 0\.002 here; use the same"
+    ):
         pretrain(pretrain_settings(tmp_path / "run", lr=2e-3), dataset=clips)
     with pytest.raises(CheckpointError, match="the run there has 16 clips in batches of 4, this command 12 in 4"):
         pretrain(pretrain_settings(tmp_path / "run"), dataset=random_clips(12))
@@ -152,7 +177,9 @@ def test_finetune_starts_from_the_pretrained_encoder(tmp_path: Path) -> None:
     clips: ArrayClips = random_clips(16)
     pre = pretrain(pretrain_settings(tmp_path / "pre"), dataset=clips)
     # A vanishing step size leaves the towers where they started.
-    finetune(finetune_settings(tmp_path / "fine", preset=None, init=str(tmp_path / "pre"), lr=1e-12, epochs=1), dataset=clips)
+    finetune(
+        finetune_settings(tmp_path / "fine", preset=None, init=str(tmp_path / "pre"), lr=1e-12, epochs=1), dataset=clips
+    )
     encoder = {name[8:]: value for name, value in weights(tmp_path / "pre").items() if name.startswith("encoder.")}
     towers = weights(tmp_path / "fine")
     for name, value in encoder.items():
@@ -166,7 +193,9 @@ def test_finetune_starts_from_the_pretrained_encoder(tmp_path: Path) -> None:
 def test_an_init_of_another_shape_or_kind_is_refused(tmp_path: Path) -> None:
     clips = random_clips(16)
     pretrain(pretrain_settings(tmp_path / "pre"), dataset=clips)
-    with pytest.raises(CheckpointError, match="a checkpoint of another shape: width 128, depth 4, patch 16, which is not preset 'tiny'"):
+    with pytest.raises(
+        CheckpointError, match="a checkpoint of another shape: width 128, depth 4, patch 16, which is not preset 'tiny'"
+    ):
         finetune(finetune_settings(tmp_path / "fine", preset="tiny", init=str(tmp_path / "pre")), dataset=clips)
     finetune(finetune_settings(tmp_path / "fine"), dataset=clips)
     with pytest.raises(CheckpointError, match="got a retriever, expected a run of `cmmixer pretrain`"):

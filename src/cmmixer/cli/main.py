@@ -11,14 +11,16 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-import cmmixer
 from cmmixer.cli.commands import COMMANDS, Command
 from cmmixer.errors import CMMixerError, SettingsError
+from cmmixer.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Threads that wait should sleep: spinning takes the cores from the decoders beside them. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _dispatch(arguments)
     except CMMixerError as fault:
@@ -32,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as fault:
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):
-            _complain(f"{fault.filename or 'writing'}: the disk is full; free some space and run the same command again")
+            _complain(
+                f"{fault.filename or 'writing'}: the disk is full; free some space and run the same command again"
+            )
             return 2
         return _unexpected(fault)
     except Exception as fault:
@@ -44,7 +48,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(_overview())
         return 0
     if arguments[0] in ("-V", "--version"):
-        print(f"cmmixer {cmmixer.__version__}")
+        print(f"cmmixer {__version__}")
         return 0
     name = arguments[0]
     if name not in COMMANDS:
@@ -111,5 +115,7 @@ def _unexpected(fault: BaseException) -> int:
         return 1
     with tempfile.NamedTemporaryFile("w", prefix="cmmixer-fault-", suffix=".txt", delete=False) as file:
         traceback.print_exception(fault, file=file)
-    _complain(f"a fault of ours, sorry: {type(fault).__name__}: {' '.join(str(fault).split())[:300]}; the details are in {file.name}")
+    _complain(
+        f"a fault of ours, sorry: {type(fault).__name__}: {' '.join(str(fault).split())[:300]}; the details are in {file.name}"
+    )
     return 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser
 
 from cmmixer.cli.commands import Command
 from cmmixer.errors import SettingsError
@@ -65,8 +65,8 @@ def build(command: Command) -> ArgumentParser:
         default_env=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML recipe: any of the options below; flags after it win")
-    parser.add_argument("--json", action=ActionYesNo(no_prefix=None), default=False, help="print the result as JSON, nothing else")
+    parser.add_argument("--config", action="config", help="YAML recipe: any of the options below; flags after it win")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
     hints = typing.get_type_hints(command.settings)
     helps = field_helps(command.settings)
     groups: dict[str, Any] = {}
@@ -99,7 +99,10 @@ def _owner(settings: type[Any], name: str) -> str:
     for owner in settings.__mro__:
         if name in getattr(owner, "__annotations__", {}):
             # A group's field that a command gives another default still belongs to its group.
-            return next((base.__name__ for base in owner.__mro__[1:] if name in getattr(base, "__annotations__", {})), owner.__name__)
+            return next(
+                (base.__name__ for base in owner.__mro__[1:] if name in getattr(base, "__annotations__", {})),
+                owner.__name__,
+            )
     raise AssertionError(name)
 
 

@@ -6,7 +6,16 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class RichProgress:
@@ -34,7 +43,9 @@ class RichProgress:
         self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self._end()
         self.bars.stop()
@@ -61,7 +72,9 @@ class RichProgress:
     def _end(self) -> None:
         if self.task is not None:
             task = self.bars.tasks[self.bars.task_ids.index(self.task)]
-            self.bars.update(self.task, total=task.completed if task.total is None else task.total, told=task.fields["told"])
+            self.bars.update(
+                self.task, total=task.completed if task.total is None else task.total, told=task.fields["told"]
+            )
             self.bars.stop_task(self.task)
             self.task = None
 

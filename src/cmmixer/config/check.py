@@ -21,7 +21,9 @@ def one_of(option: str, got: str, choices: Iterable[str]) -> None:
         raise SettingsError(f"--{option}: got {got!r}, expected one of {', '.join(choices)}{hint}")
 
 
-def within(option: str, got: float, low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> None:
+def within(
+    option: str, got: float, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+) -> None:
     """Refuses a number outside [low, high]; an end is left out where it is said to be open."""
     above = got > low if open_low else got >= low
     below = got < high if open_high else got <= high

@@ -66,7 +66,16 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accum_iter", "keep", "log_steps"):
             at_least(name, getattr(self, name), 1)
-        for name in ("min_lr", "warmup_epochs", "weight_decay", "clip_grad", "seed", "num_workers", "save_steps", "picture_epochs"):
+        for name in (
+            "min_lr",
+            "warmup_epochs",
+            "weight_decay",
+            "clip_grad",
+            "seed",
+            "num_workers",
+            "save_steps",
+            "picture_epochs",
+        ):
             at_least(name, getattr(self, name), 0)
         within("save_minutes", self.save_minutes, 0.0, float("inf"), open_low=True)
         within("beta1", self.beta1, 0.0, 1.0, open_high=True)
@@ -81,7 +90,7 @@ class TrainingSettings:
                 within(name, value, 0.0, float("inf"), open_low=True, open_high=True)
 
     def step_size(self, clips_per_step: int, default_blr: float) -> float:
-        """lr as given, or by the linear rule lr = blr x clips / 256 (arXiv 1706.02677) from `blr` or the default."""
+        """Lr as given, or by the linear rule lr = blr x clips / 256 (arXiv 1706.02677) from `blr` or the default."""
         if self.lr is not None:
             return self.lr
         return (default_blr if self.blr is None else self.blr) * clips_per_step / 256

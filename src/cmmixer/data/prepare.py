@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cmmixer
 from cmmixer.atomic import explain_full_disk, remove_leftovers
 from cmmixer.config.commands import PrepareSettings
 from cmmixer.data.film_rows import FilmRows, decode_film
@@ -28,6 +27,7 @@ from cmmixer.data.store import CARD, JOURNAL, LOCK, OWN_FILES, ClipStore, StoreC
 from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.isolate import map_isolated
 from cmmixer.progress import NoProgress, Progress
+from cmmixer.version import __version__
 
 # A commit costs a file and some milliseconds; a kill costs what was decoded since the last one.
 COMMIT_SECONDS = 10.0
@@ -240,7 +240,7 @@ def _card(settings: PrepareSettings) -> StoreCard:
         jpeg_quality=settings.jpeg_quality,
         silence_dbfs=settings.silence_dbfs,
         complete=False,
-        created_by=f"cmmixer {cmmixer.__version__}",
+        created_by=f"cmmixer {__version__}",
     )
 
 

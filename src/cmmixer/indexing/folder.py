@@ -28,7 +28,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import cmmixer
 from cmmixer.atomic import remove_leftovers, write_atomically
 from cmmixer.data.skips import SkipReport
 from cmmixer.embedding import Encoder
@@ -36,6 +35,7 @@ from cmmixer.errors import SearchIndexError
 from cmmixer.indexing.card import NAME, IndexCard, read_card
 from cmmixer.indexing.guard import only_writer, short, told_clearly
 from cmmixer.indexing.rows import FILES_SCHEMA, FileRow, moments_schema
+from cmmixer.version import __version__
 
 # A search that began before a clean-up may still read what it removes; an hour is longer than any search.
 _KEEP_OLD_VERSIONS = timedelta(hours=1)
@@ -240,7 +240,7 @@ def _card_for_writing(folder: Path, encoder: Encoder, stride_seconds: float | No
         embed_dim=encoder.dim,
         clip=encoder.clip,
         stride_seconds=stride,
-        version=cmmixer.__version__,
+        version=__version__,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / NAME, card.text())

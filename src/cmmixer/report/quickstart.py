@@ -31,6 +31,7 @@ from cmmixer.media.decode import Film
 from cmmixer.mixer import draw_share
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.mae import MaskedAutoencoder
+from cmmixer.models.strip import strip_grid
 from cmmixer.report.page import Example, Found, Media, Picture, Rate, ReportData, RunFigures, SkippedFile, write_report
 from cmmixer.report.plots import Curves, StripRow, loss_curves, mel_picture, strip_picture
 from cmmixer.types import Clip
@@ -40,7 +41,12 @@ EXAMPLES, HITS = 3, 3
 
 
 def report_of_quickstart(
-    out: Path, metrics: dict[str, Any], figures: Evaluation, control: Evaluation, gallery_films: str, commands: Sequence[str]
+    out: Path,
+    metrics: dict[str, Any],
+    figures: Evaluation,
+    control: Evaluation,
+    gallery_films: str,
+    commands: Sequence[str],
 ) -> Path:
     """Writes `report.html` into the quickstart's folder.
 
@@ -137,7 +143,9 @@ def _curves(out: Path) -> Picture:
         row["scratch"] = other["loss"]
     batch = checkpoint.load_card(out / "finetune").settings["batch_size"]
     guessing = (float(np.log(batch)), "guessing")
-    contrast = Curves("Matching: contrastive loss", matching, {"loss": "with pre-training", "scratch": "from scratch"}, level=guessing)
+    contrast = Curves(
+        "Matching: contrastive loss", matching, {"loss": "with pre-training", "scratch": "from scratch"}, level=guessing
+    )
     panels = [pretraining, contrast]
     return Picture(
         title="How it learnt",
@@ -197,7 +205,9 @@ def _examples(evaluation: Evaluation, library: _Library) -> list[Example]:
     ]
 
 
-def _example(way: str, query: int, scores_QN: NDArray[np.float64], evaluation: Evaluation, library: _Library) -> Example:
+def _example(
+    way: str, query: int, scores_QN: NDArray[np.float64], evaluation: Evaluation, library: _Library
+) -> Example:
     ids = evaluation.gallery.ids
     order = rankings(scores_QN)[query]
     asked, found_as = (library.film, library.sound) if way == "video_to_audio" else (library.sound, library.film)
@@ -230,10 +240,11 @@ def _separation(out: Path, library: _Library) -> Separation:
     batch = collate([library.clip(library.store.ids[0])])
     generator = torch.Generator().manual_seed(0)
     mixer = MixerSettings(mixup_mode="image", mixup_alpha=0.8, cutmix_alpha=1.0)
-    geometry = {"frames": card.clip.frames, "height": card.clip.height, "width": card.clip.width}
-    share = draw_share(mixer, batch=1, patch=card.model.patch, generator=generator, **geometry)
-    tokens = geometry["frames"] * geometry["height"] * geometry["width"] // card.model.patch**2
-    noise = torch.rand(1, tokens, generator=generator)
+    clip, patch = card.clip, card.model.patch
+    share = draw_share(
+        mixer, batch=1, frames=clip.frames, height=clip.height, width=clip.width, patch=patch, generator=generator
+    )
+    noise = torch.rand(1, strip_grid(clip.height, clip.width, clip.frames, patch).tokens, generator=generator)
     return separate(network, FrontEnd(card.clip, card.statistics), batch, share, card.settings["mask_ratio"], noise)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import cmmixer
 from cmmixer import checkpoint
 from cmmixer.checkpoint import Card
 from cmmixer.config import AugmentSettings, ClipSettings, FinetuneSettings, preset
@@ -25,6 +24,7 @@ from cmmixer.train.inputs import TrainingInputs
 from cmmixer.train.loop import fit, make_fabric
 from cmmixer.train.result import TrainingResult, describe_data, finish
 from cmmixer.types import Batch
+from cmmixer.version import __version__
 
 
 class FinetuneTask:
@@ -58,7 +58,9 @@ class FinetuneTask:
         """What decides which tokens are dropped, of each sense; None without masking."""
         if self.mask_ratio == 0.0:
             return None
-        noise = torch.rand(2, chance.batch, self.tokens, generator=chance.device, device=chance.device.device)[:, chance.rows]
+        noise = torch.rand(2, chance.batch, self.tokens, generator=chance.device, device=chance.device.device)[
+            :, chance.rows
+        ]
         return noise[0], noise[1]
 
     def picture(self, batch: Batch, chance: Chance) -> Tensor | None:
@@ -66,7 +68,9 @@ class FinetuneTask:
         return None
 
 
-def finetune(settings: FinetuneSettings, progress: Progress | None = None, dataset: ClipDataset | None = None) -> TrainingResult:
+def finetune(
+    settings: FinetuneSettings, progress: Progress | None = None, dataset: ClipDataset | None = None
+) -> TrainingResult:
     """Trains the retriever, from `settings.init` or from scratch; a run that was killed is continued by the same call.
 
     Args:
@@ -130,5 +134,5 @@ def _new_card(settings: FinetuneSettings, clip: ClipSettings, init: Card | None,
         settings=dataclasses.asdict(settings),
         parent=None if init is None else init.model_id,
         data=describe_data(settings.data, dataset),
-        version=cmmixer.__version__,
+        version=__version__,
     )

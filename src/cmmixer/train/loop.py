@@ -37,7 +37,18 @@ from cmmixer.train.schedule import step_size
 from cmmixer.types import Batch
 
 # Settings that may change between the parts of a run without changing what is computed.
-FREE_SETTINGS = ("out", "num_workers", "save_minutes", "save_steps", "keep", "log_steps", "picture_epochs", "overwrite", "file_seconds", "device")
+FREE_SETTINGS = (
+    "out",
+    "num_workers",
+    "save_minutes",
+    "save_steps",
+    "keep",
+    "log_steps",
+    "picture_epochs",
+    "overwrite",
+    "file_seconds",
+    "device",
+)
 
 
 class Task(Protocol):
@@ -72,7 +83,7 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         num_nodes=world // local,
         # Buffers hold statistics over all processes already; sending them round again would be waste.
         strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
-        precision=settings.precision,  # type: ignore[arg-type]
+        precision=settings.precision,
     )
     fabric.launch()
     return fabric
@@ -95,7 +106,9 @@ def fit(task: Task, dataset: ClipDataset, settings: TrainingSettings, fabric: Fa
 class _Fit:
     """State of one `fit`, so that its chapters stay short."""
 
-    def __init__(self, task: Task, dataset: ClipDataset, settings: TrainingSettings, fabric: Fabric, progress: Progress) -> None:
+    def __init__(
+        self, task: Task, dataset: ClipDataset, settings: TrainingSettings, fabric: Fabric, progress: Progress
+    ) -> None:
         self.task, self.dataset, self.settings, self.fabric, self.progress = task, dataset, settings, fabric, progress
         self.run_folder = Path(settings.out)
         self.clips_per_batch = settings.batch_size * fabric.world_size
@@ -197,7 +210,7 @@ class _Fit:
         for part in range(accum):
             batch = next(batches)
             ids += batch.ids
-            with self.fabric.no_backward_sync(self.network, enabled=part < accum - 1):  # type: ignore[arg-type]
+            with self.fabric.no_backward_sync(self.network, enabled=part < accum - 1):
                 losses = self.task.losses(self.network, batch, self._chance(self.step * accum + part))
                 self.fabric.backward(losses["loss"] / accum)
             for name, value in losses.items():
@@ -239,7 +252,7 @@ class _Fit:
 
     def _report(self, losses: dict[str, Tensor], gradient_norm: Tensor, clips_per_second: float) -> None:
         """One line of the log: losses averaged over the processes."""
-        values = {name: float(self.fabric.all_reduce(value, reduce_op="mean")) for name, value in losses.items()}  # type: ignore[arg-type]
+        values = {name: float(self.fabric.all_reduce(value, reduce_op="mean")) for name, value in losses.items()}
         row = {
             "step": self.step,
             "epoch": self.step / self.steps_per_epoch,
@@ -270,7 +283,9 @@ class _Fit:
         if self.step == self.total_steps:
             return True
         every = self.settings.save_steps
-        due = (every > 0 and self.step % every == 0) or time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
+        due = (
+            every > 0 and self.step % every == 0
+        ) or time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
         return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
 
     def _save(self, losses: dict[str, Tensor]) -> None:
@@ -288,7 +303,12 @@ class _Fit:
             if len(skips):
                 skips.write(self.run_folder)
             checkpoint.save(
-                self.run_folder, card, self.task.network.state_dict(), state_tensors(self.optimizer), where, keep=self.settings.keep
+                self.run_folder,
+                card,
+                self.task.network.state_dict(),
+                state_tensors(self.optimizer),
+                where,
+                keep=self.settings.keep,
             )
         self.fabric.barrier()
 
@@ -366,7 +386,7 @@ class _Log:
             except ImportError:  # the extra `report` is not installed; log.jsonl has the same figures
                 self._board = False
             else:
-                self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+                self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
         return self._board or None
 
     def close(self) -> None:

@@ -23,7 +23,9 @@ def adamw(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
 def state_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as named tensors, `number.name`, for a file without pickle."""
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": torch.as_tensor(value) for number, values in state.items() for name, value in values.items()}
+    return {
+        f"{number}.{name}": torch.as_tensor(value) for number, values in state.items() for name, value in values.items()
+    }
 
 
 def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

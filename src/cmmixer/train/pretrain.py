@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import cmmixer
 from cmmixer import checkpoint
 from cmmixer.checkpoint import Card
 from cmmixer.config import AugmentSettings, ClipSettings, MixerSettings, PretrainSettings, preset
 from cmmixer.config.check import pick
 from cmmixer.data.batches import measure_statistics
 from cmmixer.data.dataset import ClipDataset, open_clips
-from cmmixer.evaluate.reconstruct import separate
+from cmmixer.evaluation.reconstruct import separate
 from cmmixer.mixer import draw_share
 from cmmixer.models.mae import MaskedAutoencoder
 from cmmixer.models.strip import strip_grid
@@ -25,6 +24,7 @@ from cmmixer.train.inputs import TrainingInputs
 from cmmixer.train.loop import fit, make_fabric
 from cmmixer.train.result import TrainingResult, describe_data, finish
 from cmmixer.types import Batch
+from cmmixer.version import __version__
 
 
 class PretrainTask:
@@ -73,7 +73,9 @@ class PretrainTask:
         return torch.rand(chance.batch, tokens, generator=chance.device, device=chance.device.device)[chance.rows]
 
 
-def pretrain(settings: PretrainSettings, progress: Progress | None = None, dataset: ClipDataset | None = None) -> TrainingResult:
+def pretrain(
+    settings: PretrainSettings, progress: Progress | None = None, dataset: ClipDataset | None = None
+) -> TrainingResult:
     """Pre-trains the masked autoencoder; a run that was killed is continued by the same call.
 
     Args:
@@ -116,5 +118,5 @@ def _new_card(settings: PretrainSettings, clip: ClipSettings, dataset: ClipDatas
         },
         settings=dataclasses.asdict(settings),
         data=describe_data(settings.data, dataset),
-        version=cmmixer.__version__,
+        version=__version__,
     )

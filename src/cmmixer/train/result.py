@@ -51,7 +51,13 @@ class TrainingResult:
 def describe_data(data: str, dataset: ClipDataset) -> dict[str, Any]:
     """What a card says about the clips: where from, how many, and a fingerprint of their ids."""
     fingerprint = hashlib.sha256("\n".join(sorted(dataset.ids)).encode()).hexdigest()
-    return {"path": data, "clips": len(dataset), "sources": len(set(dataset.sources)), "skipped": len(dataset.skips), "ids_sha256": fingerprint}
+    return {
+        "path": data,
+        "clips": len(dataset),
+        "sources": len(set(dataset.sources)),
+        "skipped": len(dataset.skips),
+        "ids_sha256": fingerprint,
+    }
 
 
 def finish(folder: Path, dataset: ClipDataset, fabric: Fabric) -> TrainingResult:
@@ -61,5 +67,11 @@ def finish(folder: Path, dataset: ClipDataset, fabric: Fabric) -> TrainingResult
     if fabric.is_global_zero:
         write_atomically(run / "sources.txt", "".join(f"{source}\n" for source in sorted(set(dataset.sources))))
     return TrainingResult(
-        run, card.model_id, card.step, len(dataset), len(dataset.skips), card.metrics, is_main=bool(fabric.is_global_zero)
+        run,
+        card.model_id,
+        card.step,
+        len(dataset),
+        len(dataset.skips),
+        card.metrics,
+        is_main=bool(fabric.is_global_zero),
     )

@@ -55,7 +55,12 @@ class Separation:
 
 @torch.no_grad()
 def separate(
-    network: MaskedAutoencoder, frontend: FrontEnd, batch: Batch, share_BT1HW: Tensor, mask_ratio: float, noise_BL: Tensor
+    network: MaskedAutoencoder,
+    frontend: FrontEnd,
+    batch: Batch,
+    share_BT1HW: Tensor,
+    mask_ratio: float,
+    noise_BL: Tensor,
 ) -> Separation:
     """Runs the batch's first clip through the autoencoder; the arguments are those of its forward pass.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cmmixer.evaluate.ranks import ranks_of
+from cmmixer.evaluation.ranks import ranks_of
 
 RECALL_AT = (1, 5, 10)
 PERCENTILES = (2.5, 97.5)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cmmixer.errors import DataError
-from cmmixer.evaluate.gallery import freeze, load_gallery, save_gallery
+from cmmixer.evaluation.gallery import freeze, load_gallery, save_gallery
 
 IDS = ["b.mp4#0-4", "a.mp4#4-8", "a.mp4#0-4"]
 

@@ -27,9 +27,9 @@ from cmmixer.data.batches import collate
 from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.data.skips import SkipReport
 from cmmixer.errors import DataError, MediaError
-from cmmixer.evaluate.gallery import Gallery, freeze, load_gallery, save_gallery
-from cmmixer.evaluate.metrics import retrieval_metrics
-from cmmixer.evaluate.ranks import rankings
+from cmmixer.evaluation.gallery import Gallery, freeze, load_gallery, save_gallery
+from cmmixer.evaluation.metrics import retrieval_metrics
+from cmmixer.evaluation.ranks import rankings
 from cmmixer.models.retriever import Retriever
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.types import Clip
@@ -42,7 +42,7 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        metrics: JSON values as `evaluate.metrics.retrieval_metrics` gives them, with `model_id`, `overlap` (films of the
+        metrics: JSON values as `evaluation.metrics.retrieval_metrics` gives them, with `model_id`, `overlap` (films of the
             gallery that were trained on) and `skipped`.
         gallery: the frozen gallery.
         video_NE, audio_NE: unit vectors in the gallery's order.
@@ -67,15 +67,19 @@ class Evaluation:
             table.add_column(column, justify="left" if not column else "right")
         for way, words in WAYS.items():
             intervals = self.metrics["intervals"][way]
-            table.add_row(words, *(_with_interval(self.metrics[way][name], *intervals[name], name) for name in names))
+            table.add_row(words, *(_with_interval(name, self.metrics[way][name], intervals[name]) for name in names))
         table.add_row("guessing", *(_figure(self.metrics["chance"][name], name) for name in names))
         notes = [] if not len(self.skips) else [self.skips.summary]
         if self.metrics["overlap"]:
-            notes.append(f"note: {self.metrics['overlap']} films of this gallery were trained on; the figures flatter the model")
+            notes.append(
+                f"note: {self.metrics['overlap']} films of this gallery were trained on; the figures flatter the model"
+            )
         return Group(table, *notes)
 
 
-def evaluate(settings: EvaluateSettings, progress: Progress | None = None, dataset: ClipDataset | None = None) -> Evaluation:
+def evaluate(
+    settings: EvaluateSettings, progress: Progress | None = None, dataset: ClipDataset | None = None
+) -> Evaluation:
     """Embeds the gallery's clips and ranks them both ways.
 
     Args:
@@ -103,7 +107,9 @@ def evaluate(settings: EvaluateSettings, progress: Progress | None = None, datas
         raise DataError(f"{settings.gallery}: {len(skips)} of its clips cannot be decoded any more: {skips.summary}")
     order = np.argsort([dataset.ids[position] for position in used], kind="stable")
     video_NE, audio_NE = video_NE[order], audio_NE[order]
-    metrics = retrieval_metrics(video_NE, audio_NE, gallery=gallery.sha256, resamplings=settings.bootstrap, seed=settings.seed)
+    metrics = retrieval_metrics(
+        video_NE, audio_NE, gallery=gallery.sha256, resamplings=settings.bootstrap, seed=settings.seed
+    )
     trained_on = _trained_on(Path(settings.model))
     metrics |= {
         "model_id": card.model_id,
@@ -130,7 +136,12 @@ def choose(ids: Sequence[str], clips_per_film: int) -> list[int]:
 
 
 def _embed(
-    retriever: Retriever, dataset: ClipDataset, chosen: list[int], settings: EvaluateSettings, device: str, progress: Progress
+    retriever: Retriever,
+    dataset: ClipDataset,
+    chosen: list[int],
+    settings: EvaluateSettings,
+    device: str,
+    progress: Progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[int], SkipReport]:
     """Both vectors of the chosen clips, which of them could be decoded, and the files that could not."""
     used: list[int] = []
@@ -162,7 +173,10 @@ def _read(
     # A short gallery is read sooner than workers start.
     workers = num_workers if len(parts) > num_workers * 4 else 0
     loader: DataLoader[list[Clip | MediaError]] = DataLoader(
-        _Parts(dataset, parts), batch_size=None, num_workers=workers, multiprocessing_context=context if workers else None
+        _Parts(dataset, parts),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=context if workers else None,
     )
     return zip(parts, loader, strict=True)
 
@@ -195,7 +209,9 @@ def _write(settings: EvaluateSettings, evaluation: Evaluation) -> None:
             write_atomically(Path(settings.out), json.dumps(evaluation.metrics, indent=1) + "\n")
     if settings.rankings:
         with explain_full_disk(Path(settings.rankings), DataError):
-            write_atomically(Path(settings.rankings), "".join(f"{json.dumps(row)}\n" for row in ranking_rows(evaluation)))
+            write_atomically(
+                Path(settings.rankings), "".join(f"{json.dumps(row)}\n" for row in ranking_rows(evaluation))
+            )
 
 
 def ranking_rows(evaluation: Evaluation, best: int = 100) -> Iterator[dict[str, Any]]:
@@ -216,6 +232,6 @@ def _figure(value: float, name: str) -> str:
     return f"{value:.1f}" if name == "MedR" else f"{value:.3f}"
 
 
-def _with_interval(value: float, low: float, high: float, name: str) -> str:
+def _with_interval(name: str, value: float, interval: Sequence[float]) -> str:
+    low, high = interval
     return f"{_figure(value, name)} [{_figure(low, name)}, {_figure(high, name)}]"
-

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cmmixer.evaluate.metrics import (
+from cmmixer.evaluation.metrics import (
     bootstrap_intervals,
     chance_metrics,
     rank_metrics,

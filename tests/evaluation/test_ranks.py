@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cmmixer.evaluate.ranks import rankings, ranks, ranks_of
+from cmmixer.evaluation.ranks import rankings, ranks, ranks_of
 from tests.reference import ranks_slow
 
 # Few different values, so that ties are the rule.
