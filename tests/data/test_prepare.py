@@ -139,10 +139,10 @@ class TestReport:
         text = (tmp_path / "store/skipped.txt").read_text()
         assert "duplicate:\n" in text
         assert f"the same pictures and sound as {mixed_films}/copy.mp4" in text
-        figures = report.figures()
+        figures = report.as_json()
         assert (figures["films"], figures["clips"], figures["skipped"]) == (10, 4, 9)
         assert json.loads(json.dumps(figures))["skipped_by_reason"]["silent"] == 1
-        assert "4 clips of 10 films; 9 files left out" in str(report)
+        assert "4 clips of 10 films; 9 files left out" in report.render()
 
     def test_no_usable_film_is_an_error_and_the_report_stays(self, tmp_path: Path) -> None:
         film(tmp_path / "films/short.mp4", seconds=0.5)

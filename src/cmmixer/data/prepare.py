@@ -57,8 +57,8 @@ class PrepareReport:
     skips: SkipReport
     seconds: float
 
-    def figures(self) -> dict[str, Any]:
-        """The report for machines."""
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
         return {
             "store": self.store,
             "films": self.films,
@@ -69,7 +69,8 @@ class PrepareReport:
             "seconds": round(self.seconds, 3),
         }
 
-    def __str__(self) -> str:
+    def render(self) -> str:
+        """One line for people."""
         return f"{self.store}: {self.clips} clips of {self.films} films; {self.skips.summary}"
 
 
