@@ -201,6 +201,8 @@ def test_embed_writes_parquet_in_order(tmp_path: Path) -> None:
     assert (report.films, report.moments) == (3, 5)
     assert report.skips.counts == {"not-media": 1, "empty": 1}
     assert json.dumps(report.as_json())
+    assert report.render().plain.startswith(f"{out}: 5 moments of 3 files\n2 files left out: ")
+    assert f"  {data / 'd.mp4'}: has zero bytes" in report.render().plain
     table = pq.read_table(out)
     rows = table.to_pylist()
     assert [os.path.basename(row["path"]) for row in rows] == ["a.mp4", "b.mp4", "b.mp4", "b.mp4", "c.wav"]

@@ -77,6 +77,11 @@ def test_adding_twice_changes_nothing_and_opens_no_film(data: Path, monkeypatch:
     first = _index(data)
     assert _counts(first) == {"added": 3, "changed": 0, "unchanged": 0, "removed": 0, "skipped": 1, "moments": 7}
     assert first.skips.counts == {"empty": 1}
+    library = data.parent / "library"
+    assert first.render().plain == (
+        f"{library}: 3 added, 0 changed, 0 unchanged, 0 removed; 7 moments to search\n"
+        f"1 file left out: 1 empty; see {library}/skipped.txt"
+    )
     before = _content(data.parent / "library")
     encoder = ColourEncoder()
     monkeypatch.setattr(Film, "open", None)  # opening anything would fail

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.text import Text
 
 from cmmixer.atomic import TEMPORARY, explain_full_disk
 from cmmixer.config import EmbedSettings
@@ -49,6 +50,13 @@ class EmbedReport:
                 {"path": skip.path, "reason": skip.reason, "message": skip.message} for skip in self.skips
             ],
         }
+
+    def render(self) -> Text:
+        """The same for people; no markup, because a file may be called [red].mp4."""
+        lines = [f"{self.out}: {self.moments} moments of {self.films} files"]
+        if self.skips.total:
+            lines += [self.skips.summary, *(f"  {skip.path}: {skip.message}" for skip in self.skips)]
+        return Text("\n".join(lines))
 
 
 PARQUET_SCHEMA = pa.schema(

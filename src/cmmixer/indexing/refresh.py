@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rich.text import Text
+
 from cmmixer.config import IndexSettings
 from cmmixer.data.manifest import Entry, read_layout, readable
 from cmmixer.data.skips import Skip, SkipReport
@@ -49,6 +51,14 @@ class IndexReport:
     def as_json(self) -> dict[str, Any]:
         names = ("index", "added", "changed", "unchanged", "removed", "skipped", "moments")
         return {**{name: getattr(self, name) for name in names}, "skipped_reasons": self.skips.counts}
+
+    def render(self) -> Text:
+        """The same for people; no markup, because a file may be called [red].mp4."""
+        counts = f"{self.added} added, {self.changed} changed, {self.unchanged} unchanged, {self.removed} removed"
+        lines = [f"{self.index}: {counts}; {self.moments} moments to search"]
+        if self.skips.total:
+            lines.append(f"{self.skips.summary}; see {self.index}/skipped.txt")
+        return Text("\n".join(lines))
 
 
 def index(settings: IndexSettings, progress: Progress | None = None, *, encoder: Encoder | None = None) -> IndexReport:
