@@ -30,8 +30,11 @@ def test_memory_does_not_grow_over_a_thousand_films(tmp_path: Path) -> None:
             before = own.memory_info().rss
         try:
             with Film.open(paths[number % len(paths)]) as film:
-                film.frames(np.array([0.1, 0.9]), 32, 32)
-                film.sound_windows(np.array([0.5]), 0.5, 4000)
+                # One sense at a time: half the work, and each format still sees both.
+                if number // len(paths) % 2:
+                    film.frames(np.array([0.1, 0.9]), 32, 32)
+                else:
+                    film.sound_windows(np.array([0.5]), 0.5, 4000)
                 opened += 1
         except MediaError:
             continue

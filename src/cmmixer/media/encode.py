@@ -13,8 +13,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from cmmixer.atomic import TEMPORARY
+
 # Small, fast and near enough to the pixels: what synthetic films need.
 _X264 = {"preset": "ultrafast", "crf": "20", "threads": "1"}
+_AAC = {"aac_coder": "fast"}
 _AAC_BITS_PER_SECOND = 96_000
 _AAC_BLOCK_SAMPLES = 1024
 
@@ -23,7 +26,7 @@ _AAC_BLOCK_SAMPLES = 1024
 def appearing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed to `path` at the end, removed on any error."""
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    draft = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
     try:
         yield draft
         os.replace(draft, target)
@@ -94,7 +97,7 @@ def _picture_stream(container: av.container.OutputContainer, height: int, width:
 
 
 def _sound_stream(container: av.container.OutputContainer, sample_rate_hz: int) -> av.AudioStream:
-    stream = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+    stream = container.add_stream("aac", rate=sample_rate_hz, options=dict(_AAC), layout="mono")
     stream.bit_rate = _AAC_BITS_PER_SECOND
     return stream
 

@@ -55,7 +55,9 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
 
     A stored point (x, y) is displayed at (a x + c y, b x + d y); ISO/IEC 14496-12, 6.2.2: entries a b u c d v x y w.
     """
-    matrix = _display_matrix(frame)
+    # PyAV's `side_data` ties frame and container into a cycle that keeps the pixels until the garbage collector runs;
+    # so it is asked only where there is something to ask for. A pure top-bottom mirror, unknown in films, is missed.
+    matrix = _display_matrix(frame) if frame.rotation else None
     if matrix is None:
         return UPRIGHT
     a, b, _, c, d = (int(entry) for entry in np.frombuffer(matrix, dtype="=i4")[:5])

@@ -20,7 +20,7 @@ Field = NDArray[np.float32]
 _TRAIL_SECONDS = (0.20, 0.10)
 _TRAIL_STRENGTH = (0.18, 0.35)
 _FLASH_SECONDS = 0.12
-_WHEEL_RADIUS = 0.13
+_WHEEL_RADIUS = 0.15
 _WHEEL_V = FLOOR_V - _WHEEL_RADIUS
 # Noise is cut from one long strip per film, at a place that depends on the instant.
 _NOISE_SPARE = 8191

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from cmmixer.atomic import explain_full_disk, remove_leftovers, write_atomically
 from cmmixer.config import SynthesizeSettings
 from cmmixer.errors import DataError, SettingsError
-from cmmixer.media.encode import appearing, write_film
+from cmmixer.media.encode import write_film
 from cmmixer.media.isolate import worker_count
 from cmmixer.media.synthetic.draw import draw_frames
 from cmmixer.media.synthetic.hear import hear_film
@@ -38,21 +39,20 @@ def synthesize(settings: SynthesizeSettings, progress: Progress | None = None) -
 
     Raises:
         SettingsError: the folder holds films of other settings.
-        DataError: the folder cannot be written.
+        DataError: the disk is full, or the folder cannot be written.
     """
     progress = progress or NoProgress()
     folder = Path(settings.out)
-    try:
+    with explain_full_disk(folder, DataError):
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder, settings)
+        remove_leftovers(folder)
         paths = [folder / f"{index:06d}.mp4" for index in range(settings.clips)]
         missing = [index for index, path in enumerate(paths) if not path.exists()]
         progress.start(len(paths), "making films")
         progress.advance(len(paths) - len(missing))
         _write_films(settings, missing, progress)
         _write_lists(folder, settings)
-    except OSError as error:
-        raise DataError(f"{folder}: films cannot be written: {error.strerror or error}") from error
     return paths
 
 
@@ -71,8 +71,7 @@ def _claim(folder: Path, settings: SynthesizeSettings) -> None:
             raise SettingsError(
                 f"--clips: {folder} already holds {count} films; give {count} or more, or another folder"
             )
-    with appearing(note) as draft:
-        draft.write_text(json.dumps({**ours, "clips": settings.clips}, indent=2) + "\n")
+    write_atomically(note, json.dumps({**ours, "clips": settings.clips}, indent=2) + "\n")
 
 
 def _identity(settings: SynthesizeSettings) -> dict[str, Any]:
@@ -104,7 +103,11 @@ def write_one(index: int, settings: SynthesizeSettings) -> None:
     pixels = draw_frames(plan, np.arange(frames) / settings.fps, settings.size, settings.size)
     sound = hear_film(plan, settings.seconds, SOUND_RATE_HZ)
     path = Path(settings.out) / f"{index:06d}.mp4"
-    write_film(path, pixels.transpose(0, 2, 3, 1), settings.fps, sound, SOUND_RATE_HZ)
+    try:
+        write_film(path, pixels.transpose(0, 2, 3, 1), settings.fps, sound, SOUND_RATE_HZ)
+    except OSError as error:
+        # FFmpeg's own error classes do not survive the way back from another process.
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _write_lists(folder: Path, settings: SynthesizeSettings) -> None:
@@ -117,6 +120,5 @@ def _write_lists(folder: Path, settings: SynthesizeSettings) -> None:
         source = f"synthetic-{settings.difficulty}-{settings.seed}-{index:06d}"
         table.writerow([f"{index:06d}.mp4", source, plan.label, f"{settings.seconds:g}"])
         causes.append(json.dumps({"path": f"{index:06d}.mp4", **plan.causes.as_dict()}))
-    for name, text in (("manifest.csv", rows.getvalue()), ("causes.jsonl", "\n".join(causes) + "\n")):
-        with appearing(folder / name) as draft:
-            draft.write_text(text)
+    write_atomically(folder / "manifest.csv", rows.getvalue())
+    write_atomically(folder / "causes.jsonl", "\n".join(causes) + "\n")

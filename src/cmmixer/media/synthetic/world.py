@@ -71,6 +71,8 @@ class Level:
         wheel: probability of a wheel.
         second_body: probability of a second sounding body.
         silent_bodies: how many bodies are there that do not sound.
+        bouncing: probability that a body bounces instead of floating.
+        background: how much backgrounds differ, 0 to 1.
         contrast: how far bodies stand out from the background.
         camera_offset, camera_shake: parts of the picture.
         camera_noise: standard deviation, of 255.
@@ -85,6 +87,8 @@ class Level:
     wheel: float
     second_body: float
     silent_bodies: tuple[int, int]
+    bouncing: float
+    background: float
     contrast: float
     camera_offset: float
     camera_shake: float
@@ -95,9 +99,13 @@ class Level:
 
 
 LEVELS = {
-    "easy": Level((0.11, 0.26), (0, 2, 4), False, 1.0, 0.0, (0, 0), 1.0, 0.015, 0.0, 3.0, -50.0, (1, 0.1), 2.0),
-    "medium": Level((0.10, 0.22), (0, 4), True, 0.7, 0.25, (1, 2), 0.7, 0.05, 0.004, 8.0, -38.0, (3, 0.25), 5.0),
-    "hard": Level((0.09, 0.15), (0, 4), True, 0.5, 0.5, (3, 4), 0.4, 0.10, 0.012, 18.0, -30.0, (5, 0.4), 8.0),
+    "easy": Level(
+        (0.11, 0.27), (0, 2, 4), False, 1.0, 0.0, (0, 0), 0.3, 0.25, 1.0, 0.01, 0.0, 3.0, -50.0, (1, 0.1), 1.5
+    ),
+    "medium": Level(
+        (0.10, 0.22), (0, 4), True, 0.7, 0.25, (1, 2), 0.4, 1.0, 0.7, 0.05, 0.004, 8.0, -38.0, (3, 0.25), 5.0
+    ),
+    "hard": Level((0.09, 0.15), (0, 4), True, 0.5, 0.5, (3, 4), 0.4, 1.0, 0.4, 0.10, 0.012, 18.0, -30.0, (5, 0.4), 8.0),
 }
 
 
@@ -283,7 +291,7 @@ def _causes(level: Level, chance: np.random.Generator) -> Causes:
 def _body(level: Level, chance: np.random.Generator) -> Body:
     low, high = np.log(level.radius)
     stripes = chance.uniform(level.stripes[0], level.stripes[-1]) if level.smooth else chance.choice(level.stripes)
-    bounces = bool(chance.random() < 0.4)
+    bounces = bool(chance.random() < level.bouncing)
     return Body(
         shape=str(chance.choice(SHAPES)),
         radius=float(np.exp(chance.uniform(low, high))),
@@ -309,11 +317,15 @@ def _wave(chance: np.random.Generator, middle: float, reach: float, rates_hz: tu
 
 
 def _picture_nuisance(level: Level, chance: np.random.Generator) -> PictureNuisance:
-    dark = chance.uniform(0.05, 0.35, size=(2, 3))
+    dark = 0.2 + level.background * chance.uniform(-0.15, 0.15, size=(2, 3))
     bright = np.clip(_colours(chance, 4), 0.0, 1.0)
     # Low contrast pulls the colours towards the middle of the background.
     colours = dark.mean(axis=0) + level.contrast * (bright - dark.mean(axis=0))
-    pattern = (*chance.uniform(1.0, 5.0, size=2), float(chance.random()), float(chance.uniform(0.0, 0.12)))
+    pattern = (
+        *chance.uniform(1.0, 5.0, size=2),
+        float(chance.random()),
+        level.background * float(chance.uniform(0.0, 0.12)),
+    )
     return PictureNuisance(
         background=(_triple(dark[0]), _triple(dark[1])),
         pattern=(float(pattern[0]), float(pattern[1]), pattern[2], pattern[3]),
