@@ -138,6 +138,7 @@ class StreamReader:
         self._deadline = deadline
         self._container: InputContainer | None = None
         self._untouched = False
+        self._tick_seconds = 1.0
 
     def adopt(self, container: InputContainer) -> None:
         """Takes over a freshly opened container instead of opening the file again."""
@@ -188,14 +189,10 @@ class StreamReader:
         return 0.0 if start is None else self._seconds(start)
 
     def _seconds(self, timestamp: int) -> float:
-        base = self.stream.time_base
-        assert base is not None
-        return float(timestamp * base) - self._origin_seconds
+        return timestamp * self._tick_seconds - self._origin_seconds
 
     def _timestamp(self, seconds: float) -> int:
-        base = self.stream.time_base
-        assert base is not None
-        return round((seconds + self._origin_seconds) / base)
+        return round((seconds + self._origin_seconds) / self._tick_seconds)
 
     def _reopen(self) -> None:
         self.close()
@@ -207,6 +204,8 @@ class StreamReader:
         assert self._container is not None
         for stream in self._container.streams:
             stream.discard = Discard.default if stream.index == self._index else Discard.all
+        # A float once: exact fractions cost more than decoding a small frame.
+        self._tick_seconds = float(self.stream.time_base or 1)
         # Decoder processes run side by side; threads within one would only fight them.
         self.stream.codec_context.thread_count = 1
 

@@ -34,7 +34,7 @@ from cmmixer.media.container import (
     open_container,
     packet_end_seconds,
 )
-from cmmixer.media.picture import picture_pixels
+from cmmixer.media.picture import PictureFitter
 from cmmixer.media.sound import lay_out, loudness_dbfs
 from cmmixer.media.timeline import frame_instants
 from cmmixer.types import Clip, Frames, SoundWindows, Span
@@ -185,15 +185,14 @@ class Film:
             raise MediaError(self.info.path, "no-picture", "has no picture, only sound")
         times_T = np.asarray(instants, dtype=np.float64)
         pixels_THWC = np.empty((len(times_T), height, width, 3), np.uint8)
-        aspect = self.info.picture.pixel_aspect
+        fitter = PictureFitter(height, width, pixel_aspect=self.info.picture.pixel_aspect, crop=crop)
         with media_errors(self.info.path):
             cursor: _Cursor | None = None
             for place in np.argsort(times_T, kind="stable"):
                 instant = float(times_T[place])
                 if cursor is None or cursor.better_seek(instant):
                     cursor = _Cursor(self._picture, instant, self.info.path)
-                frame = cursor.frame_at(instant)
-                pixels_THWC[place] = picture_pixels(frame, height, width, pixel_aspect=aspect, crop=crop)
+                pixels_THWC[place] = fitter.pixels(cursor.frame_at(instant))
         return Frames(pixels_THWC, times_T)
 
     def sound_windows(

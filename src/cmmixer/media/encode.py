@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from cmmixer.atomic import TEMPORARY
@@ -62,9 +63,11 @@ def write_film(
     with appearing(path) as draft, av.open(str(draft), mode="w", format="mp4") as container:
         picture = _picture_stream(container, pixels_THWC.shape[1], pixels_THWC.shape[2], fps)
         sound = None if samples is None else _sound_stream(container, sample_rate_hz)
+        # One thread and one scaler for all frames: setting it up anew costs more than the conversion.
+        converter = VideoReformatter()
         for frame_HWC in pixels_THWC:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-            container.mux(picture.encode(frame))
+            container.mux(picture.encode(converter.reformat(frame, format=picture.pix_fmt, threads=1)))
         container.mux(picture.encode(None))
         if sound is not None and samples is not None:
             for start in range(0, len(samples), _AAC_BLOCK_SAMPLES):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 # Exact rounding and colour at full width; the scaler's short cuts are off by a level or two.
@@ -112,37 +112,49 @@ def fit_to_cover(
     return Fit(height, width, round((height - target[0]) * crop[0]), round((width - target[1]) * crop[1]))
 
 
-def picture_pixels(
-    frame: av.VideoFrame,
-    height: int,
-    width: int,
-    *,
-    pixel_aspect: float = 1.0,
-    crop: tuple[float, float] = (0.5, 0.5),
-) -> NDArray[np.uint8]:
-    """The frame as a player shows it, scaled and cropped to `height` x `width`.
+class PictureFitter:
+    """Frames as a player shows them, scaled and cropped to `height` x `width`.
 
-    Returns:
-        uint8 (H, W, 3), red-green-blue.
+    Args:
+        height, width: wanted size.
+        pixel_aspect: width of a stored pixel divided by its height.
+        crop: (down, right) offset of the crop, see `fit_to_cover`.
     """
-    orientation = orientation_of(frame)
-    target = (width, height) if orientation.transpose else (height, width)
-    fit = fit_to_cover((frame.height, frame.width), pixel_aspect, target, orientation.stored_crop(crop))
-    if fit.height * fit.width <= _SCALE_FIRST_RATIO * height * width:
-        whole = frame.reformat(width=fit.width, height=fit.height, format="rgb24", interpolation=_SCALER).to_ndarray()
-        part = whole[fit.top : fit.top + target[0], fit.left : fit.left + target[1]]
-    else:
-        part = _cropped_first(frame, fit, target)
-    return orientation.turn(np.asarray(part, dtype=np.uint8))
+
+    def __init__(
+        self, height: int, width: int, *, pixel_aspect: float = 1.0, crop: tuple[float, float] = (0.5, 0.5)
+    ) -> None:
+        self.height, self.width, self.pixel_aspect, self.crop = height, width, pixel_aspect, crop
+        # Kept, since setting a scaler up costs more than scaling a small picture.
+        self._first, self._second = VideoReformatter(), VideoReformatter()
+
+    def pixels(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        """One frame.
+
+        Returns:
+            uint8 (H, W, 3), red-green-blue.
+        """
+        orientation = orientation_of(frame)
+        target = (self.width, self.height) if orientation.transpose else (self.height, self.width)
+        fit = fit_to_cover((frame.height, frame.width), self.pixel_aspect, target, orientation.stored_crop(self.crop))
+        if fit.height * fit.width <= _SCALE_FIRST_RATIO * self.height * self.width:
+            whole = _rgb(self._first, frame, fit.height, fit.width)
+            part = whole[fit.top : fit.top + target[0], fit.left : fit.left + target[1]]
+        else:
+            part = self._cropped_first(frame, fit, target)
+        return orientation.turn(part)
+
+    def _cropped_first(self, frame: av.VideoFrame, fit: Fit, target: tuple[int, int]) -> NDArray[np.uint8]:
+        """The same as scaling and cropping, up to a stored pixel, without ever holding the whole scaled picture."""
+        down, right = frame.height / fit.height, frame.width / fit.width
+        top, left = (min(int(fit.top * down), frame.height - 1), min(int(fit.left * right), frame.width - 1))
+        rows, columns = max(1, round(target[0] * down)), max(1, round(target[1] * right))
+        whole = _rgb(self._first, frame, frame.height, frame.width)
+        part = np.ascontiguousarray(whole[top : top + rows, left : left + columns])
+        return _rgb(self._second, av.VideoFrame.from_ndarray(part, format="rgb24"), *target)
 
 
-def _cropped_first(frame: av.VideoFrame, fit: Fit, target: tuple[int, int]) -> NDArray[np.uint8]:
-    """The same as scaling and cropping, up to a stored pixel, without ever holding the whole scaled picture."""
-    down, right = frame.height / fit.height, frame.width / fit.width
-    top, left = (min(int(fit.top * down), frame.height - 1), min(int(fit.left * right), frame.width - 1))
-    rows, columns = max(1, round(target[0] * down)), max(1, round(target[1] * right))
-    whole = frame.reformat(format="rgb24", interpolation=_SCALER).to_ndarray()
-    part = np.ascontiguousarray(whole[top : top + rows, left : left + columns], dtype=np.uint8)
-    small = av.VideoFrame.from_ndarray(part, format="rgb24")
-    scaled = small.reformat(width=target[1], height=target[0], format="rgb24", interpolation=_SCALER)
+def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, height: int, width: int) -> NDArray[np.uint8]:
+    # One thread: more of them take ten times as long on a small picture.
+    scaled = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=_SCALER, threads=1)
     return np.asarray(scaled.to_ndarray(), dtype=np.uint8)

@@ -56,8 +56,9 @@ class MonoMixer:
 
     def _push(self, frame: av.AudioFrame) -> NDArray[np.float32]:
         assert self._resampler is not None
-        parts = [np.asarray(part.to_ndarray(), np.float32).mean(axis=0) for part in self._resampler.resample(frame)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        parts = [np.asarray(part.to_ndarray(), np.float32) for part in self._resampler.resample(frame)]
+        mono = [part.mean(axis=0) if len(part) > 1 else part[0] for part in parts]
+        return mono[0] if len(mono) == 1 else np.concatenate([np.zeros(0, np.float32), *mono])
 
 
 def lay_out(
