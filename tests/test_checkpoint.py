@@ -91,7 +91,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         return real(self, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(CheckpointError, match="the disk is full; free some space and run the same command again, it continues"):
+    with pytest.raises(
+        CheckpointError, match="the disk is full; free some space and run the same command again, it continues"
+    ):
         save(tmp_path, card(), 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
     assert checkpoint.load_card(tmp_path).step == 1
@@ -117,7 +119,9 @@ def test_altered_weights_are_noticed(tmp_path: Path) -> None:
         checkpoint.load_model(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"format": 1}', "[]", '{"format": 1, "kind": "mae", "model": {"dims": 3}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"format": 1}', "[]", '{"format": 1, "kind": "mae", "model": {"dims": 3}}']
+)
 def test_a_damaged_card_is_one_line(tmp_path: Path, content: str) -> None:
     save(tmp_path, card())
     (checkpoint.resolve(tmp_path) / "card.json").write_text(content)
@@ -137,7 +141,10 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 def test_another_kind_is_refused_with_the_command_to_run(tmp_path: Path) -> None:
     save(tmp_path, card("mae"))
-    with pytest.raises(CheckpointError, match=r"got a mae \(from `cmmixer pretrain`\), expected a retriever; run `cmmixer finetune` first"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"got a mae \(from `cmmixer pretrain`\), expected a retriever; run `cmmixer finetune` first",
+    ):
         checkpoint.load_retriever(tmp_path)
 
 

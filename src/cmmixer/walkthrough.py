@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ from cmmixer.config import (
 from cmmixer.data.manifest import Entry, read_manifest, split_by_source
 from cmmixer.data.prepare import prepare
 from cmmixer.data.store import ClipStore
-from cmmixer.errors import DataError, InputError
+from cmmixer.errors import DataError, InputError, SettingsError
 from cmmixer.evaluation.retrieval import Evaluation, evaluate
 from cmmixer.indexing import index
 from cmmixer.media.synthetic import synthesize
@@ -49,11 +50,26 @@ PRESET = "nano"
 GALLERY_FILMS = 200
 TRAIN_FILMS = 1200
 # Clips seen by each training run at scale 1; set so that the whole takes some eight minutes on two cores.
-PRETRAIN_VIEWS = 12_000
-FINETUNE_VIEWS = 18_000
+PRETRAIN_VIEWS = 6_000
+FINETUNE_VIEWS = 12_000
 PRETRAIN_BATCH = 64
 FINETUNE_BATCH = 64
 GALLERY_PART = 0.25
+# In the synthetic films size and height say how a body sounds, and a resized crop would change both.
+SYNTHETIC_CROP_SCALE = 1.0
+# What a quickstart makes in its folder, and --overwrite removes.
+MADE = (
+    "films",
+    "stores",
+    "pretrain",
+    "finetune",
+    "scratch",
+    "index",
+    "gallery.json",
+    "metrics.json",
+    "report.html",
+    "quickstart.json",
+)
 # Films of one's own are cut this densely, since there are few.
 OWN_STRIDE_SECONDS = 1.0
 
@@ -111,6 +127,11 @@ class _Plan:
     def films(self, count: int) -> int:
         return max(8, round(count * self.settings.scale))
 
+    @property
+    def crop_scale_min(self) -> float:
+        """Strength of the random resized crop."""
+        return SYNTHETIC_CROP_SCALE if self.settings.data is None else PretrainSettings.crop_scale_min
+
     def epochs(self, views: int, clips: int, batch: int) -> int:
         """Epochs that show about so many clips, at least one."""
         per_epoch = clips // batch * batch
@@ -146,7 +167,7 @@ def quickstart(settings: QuickstartSettings, progress: Progress | None = None) -
     progress = progress or NoProgress()
     plan = _Plan(settings)
     with explain_full_disk(plan.out, InputError):
-        plan.out.mkdir(parents=True, exist_ok=True)
+        _enter(plan.out, settings)
     begun = time.monotonic()
     train_films, gallery_films = _films(plan, progress)
     train, gallery = (
@@ -168,6 +189,31 @@ def quickstart(settings: QuickstartSettings, progress: Progress | None = None) -
     progress.start(None, "writing the report")
     page = report_of_quickstart(plan.out, metrics, figures, control, gallery_films, plan.commands)
     return QuickstartResult(plan.out, page, metrics, searches)
+
+
+def _enter(out: Path, settings: QuickstartSettings) -> None:
+    """Makes the folder, or takes up the quickstart that stands there.
+
+    Raises:
+        SettingsError: the one that stands there has other settings.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    card, asked = out / "quickstart.json", {name: getattr(settings, name) for name in ("data", "scale", "seed")}
+    if settings.overwrite:
+        for name in MADE:
+            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
+    elif card.exists():
+        there = json.loads(card.read_text())
+        differ = [
+            f"{name} {there.get(name)!r} there, {value!r} here"
+            for name, value in asked.items()
+            if there.get(name) != value
+        ]
+        if differ:
+            raise SettingsError(
+                f"{out}: holds a quickstart of other settings: {'; '.join(differ)}; choose another --out, or --overwrite"
+            )
+    write_atomically(card, json.dumps(asked) + "\n")
 
 
 def _films(plan: _Plan, progress: Progress) -> tuple[str, str]:
@@ -236,7 +282,6 @@ def _prepare(plan: _Plan, films: str, name: str, progress: Progress) -> str:
         preset=PRESET,
         stride_seconds=OWN_STRIDE_SECONDS if own and name == "train" else None,
         workers=plan.settings.workers,
-        overwrite=plan.settings.overwrite,
     )
     plan.note("prepare", store)
     with plan.timed("prepare"):
@@ -256,11 +301,11 @@ def _pretrain(plan: _Plan, store: str, progress: Progress) -> None:
         batch_size=batch,
         lr=1e-3,
         warmup_epochs=epochs / 10,
+        crop_scale_min=plan.crop_scale_min,
         seed=plan.settings.seed,
         num_workers=0,
         device=plan.settings.device,
         picture_epochs=0,
-        overwrite=plan.settings.overwrite,
     )
     plan.note("pretrain", settings)
     with plan.timed("pretrain"):
@@ -281,10 +326,10 @@ def _finetune(plan: _Plan, store: str, name: str, init: str | None, progress: Pr
         lr=1e-3,
         warmup_epochs=epochs / 10,
         embed_dim=128,
+        crop_scale_min=plan.crop_scale_min,
         seed=plan.settings.seed,
         num_workers=0,
         device=plan.settings.device,
-        overwrite=plan.settings.overwrite,
     )
     plan.note("finetune", settings)
     with plan.timed(name):

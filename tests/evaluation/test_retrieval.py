@@ -28,14 +28,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A retriever of random weights."""
     folder = tmp_path_factory.mktemp("run")
     card = Card(
-        kind="retriever", model=preset("nano").model, clip=PICO, statistics=STATISTICS, options={"embed_dim": 16}, settings={}
+        kind="retriever",
+        model=preset("nano").model,
+        clip=PICO,
+        statistics=STATISTICS,
+        options={"embed_dim": 16},
+        settings={},
     )
     checkpoint.save(folder, card, checkpoint.build(card).state_dict(), {"none": torch.zeros(1)}, {}, keep=1)
     return folder
 
 
 def settings(run: Path, **changes: Any) -> EvaluateSettings:
-    return EvaluateSettings(**{"model": str(run), "data": "arrays", "num_workers": 0, "bootstrap": 20, "device": "cpu", **changes})
+    return EvaluateSettings(
+        **{"model": str(run), "data": "arrays", "num_workers": 0, "bootstrap": 20, "device": "cpu", **changes}
+    )
 
 
 def reordered(clips: ArrayClips, order: np.ndarray) -> ArrayClips:
@@ -97,10 +104,14 @@ class Broken(ArrayClips):
     """Two of its clips cannot be decoded."""
 
     def read(self, indices: Any) -> Any:
-        return [MediaError(f"{index}.mp4", "unreadable", "cut off") if index in (3, 5) else self[index] for index in indices]
+        return [
+            MediaError(f"{index}.mp4", "unreadable", "cut off") if index in (3, 5) else self[index] for index in indices
+        ]
 
 
-def test_what_cannot_be_decoded_is_left_out_and_listed_but_never_from_a_frozen_gallery(run: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_decoded_is_left_out_and_listed_but_never_from_a_frozen_gallery(
+    run: Path, tmp_path: Path
+) -> None:
     clips, file = random_clips(12), tmp_path / "gallery.json"
     broken = Broken(clips.video_NTCHW, clips.audio_NTS)
     found = evaluate(settings(run), dataset=broken)

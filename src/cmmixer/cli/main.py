@@ -19,8 +19,6 @@ from cmmixer.version import __version__
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Threads that wait should sleep: spinning takes the cores from the decoders beside them. Read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _dispatch(arguments)
     except CMMixerError as fault:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cmmixer.errors import SettingsError
+
 
 class Grid(NamedTuple):
     """R x K patches of a strip."""
@@ -27,10 +29,13 @@ def strip_grid(height: int, width: int, frames: int, patch: int) -> Grid:
     """The grid of a strip of `frames` pictures of height x width pixels.
 
     Raises:
-        ValueError: the pictures are no whole number of patches; a patch would straddle two frames.
+        SettingsError: the pictures are no whole number of patches; a patch would straddle two frames.
     """
     if height % patch or width % patch:
-        raise ValueError(f"pictures of {height} x {width} pixels are no whole number of patches of side {patch}")
+        raise SettingsError(
+            f"pictures of {height} x {width} pixels are no whole number of patches of side {patch}; "
+            "give --height and --width as multiples of it"
+        )
     return Grid(height // patch, frames * width // patch)
 
 

@@ -1,0 +1,21 @@
+"""What the README says was measured is what stands in the stored results."""
+
+from __future__ import annotations
+
+from benchmarks.quickstart_seeds import README, results, table, with_table
+
+
+def test_the_readme_s_table_is_made_from_the_stored_results() -> None:
+    rows = results()
+    assert len(rows) >= 3
+    assert README.read_text() == with_table(README.read_text(), table(rows))
+
+
+def test_the_quickstart_s_target_holds_for_every_seed() -> None:
+    for row in results():
+        for way in ("video_to_audio", "audio_to_video"):
+            assert row[way]["R@1"] >= 60 * row["chance"]["R@1"]
+            low, high = 0.0, 4 * row["chance"]["R@1"]
+            assert low <= row["shuffled_pairs"][way]["R@1"] <= high
+        assert row["candidates"] == 200
+        assert row["minutes"]["total"] <= 10
