@@ -40,7 +40,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_every_command_line_of_the_readme_parses() -> None:
     joined = README.replace("\\\n", " ")
-    lines = re.findall(r"cmmixer ((?:%s) [^`\n]*?)(?=`|\n|#)" % "|".join(COMMANDS), joined)
+    names = "|".join(COMMANDS)
+    lines = re.findall(rf"cmmixer ((?:{names}) [^`\n]*?)(?=`|\n|#)", joined)
     assert len(lines) >= 9
     for line in lines:
         name, *arguments = [word for word in shlex.split(line) if word != "..."]

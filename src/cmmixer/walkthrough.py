@@ -51,7 +51,7 @@ GALLERY_FILMS = 200
 TRAIN_FILMS = 1200
 # Clips seen by each training run at scale 1; set so that the whole takes some eight minutes on two cores.
 PRETRAIN_VIEWS = 6_000
-FINETUNE_VIEWS = 12_000
+FINETUNE_VIEWS = 15_000
 PRETRAIN_BATCH = 64
 FINETUNE_BATCH = 64
 GALLERY_PART = 0.25
