@@ -18,4 +18,3 @@ def test_the_quickstart_s_target_holds_for_every_seed() -> None:
             low, high = 0.0, 4 * row["chance"]["R@1"]
             assert low <= row["shuffled_pairs"][way]["R@1"] <= high
         assert row["candidates"] == 200
-        assert row["minutes"]["total"] <= 10

@@ -25,8 +25,10 @@ class Separation:
     Attributes:
         frames, mel: what went in.
         mixed: after the mixer.
-        masked: what the encoder sees of it; dropped patches are grey.
-        video, audio: what comes back, each modality from its own head.
+        masked: what the encoder sees of it; dropped patches are grey. Sound stands on its head in both mixed rows, as the
+            network gets it: row 0 of a mel picture is the lowest band.
+        video, audio: what comes back, each modality from its own head; grey where the encoder saw the mix, since nothing is
+            asked of it there.
     """
 
     frames: Tensor
@@ -41,10 +43,10 @@ class Separation:
         return {
             "frames": self.frames,
             "mel pictures of the sound": self.mel,
-            "mixed": self.mixed,
+            "mixed (sounds upside down, as the network gets them)": self.mixed,
             "what the encoder sees": self.masked,
-            "picture given back": self.video,
-            "sound given back": self.audio,
+            "picture given back where it saw nothing": self.video,
+            "sound given back where it saw nothing": self.audio,
         }
 
     def sheet(self) -> Tensor:
@@ -76,17 +78,17 @@ def separate(
 
     def back(prediction_BLP: Tensor, clean: Tensor) -> Tensor:
         if not network.norm_pix:
-            return pictures(prediction_BLP)
+            return pictures(prediction_BLP * hidden)
         variance, mean = torch.var_mean(network.patches(clean), dim=2, correction=0, keepdim=True)
-        return pictures(prediction_BLP * (variance + NORM_PIX_EPS).sqrt() + mean)
+        return pictures((prediction_BLP * (variance + NORM_PIX_EPS).sqrt() + mean) * hidden)
 
-    visible = 1.0 - output.mask.unsqueeze(2)
+    hidden = output.mask.unsqueeze(2)
     colours, levels = _Colours(frontend), _Levels(audio)
     return Separation(
         frames=colours(video),
         mel=levels(audio),
         mixed=colours(mixed),
-        masked=colours(pictures(network.patches(mixed) * visible)),
+        masked=colours(pictures(network.patches(mixed) * (1.0 - hidden))),
         video=colours(back(output.prediction_video, video)),
         audio=levels(back(output.prediction_audio, audio)),
     )

@@ -62,13 +62,13 @@ class Evaluation:
     def render(self) -> RenderableType:
         """A table of both directions against chance."""
         table = Table(title=f"{len(self.gallery)} candidates, gallery {self.gallery.sha256[:12]}", title_justify="left")
-        names = list(self.metrics["chance"])
-        for column in ("", *names):
-            table.add_column(column, justify="left" if not column else "right")
-        for way, words in WAYS.items():
-            intervals = self.metrics["intervals"][way]
-            table.add_row(words, *(_with_interval(name, self.metrics[way][name], intervals[name]) for name in names))
-        table.add_row("guessing", *(_figure(self.metrics["chance"][name], name) for name in names))
+        for column in ("", *WAYS.values(), "guessing"):
+            table.add_column(column, justify="right" if column else "left")
+        for name, chance in self.metrics["chance"].items():
+            figures = [
+                _with_interval(name, self.metrics[way][name], self.metrics["intervals"][way][name]) for way in WAYS
+            ]
+            table.add_row(name, *figures, _figure(chance, name))
         notes = [] if not len(self.skips) else [self.skips.summary]
         if self.metrics["overlap"]:
             notes.append(

@@ -226,9 +226,17 @@ def _mixer_picture(out: Path, library: _Library) -> Picture:
     return Picture(
         title="What it is trained on first: fuse, then separate",
         alt="Six strips of four pictures: frames, mel pictures, their mix, the mix with three quarters hidden, and both given back.",
-        caption="Frames and pictures of their sound are mixed, three quarters of the mix are hidden, and from the rest both must be given back apart.",
+        caption=_mixer_caption(out),
         png=strip_picture(rows),
         png_dark=strip_picture(rows, dark=True),
+    )
+
+
+def _mixer_caption(out: Path) -> str:
+    seen = checkpoint.load_card(out / "pretrain").clips_seen
+    return (
+        "Frames and pictures of their sound are mixed, three quarters of the mix are hidden, and from the rest both must be given "
+        f"back apart. This network saw {seen:,} clips; one that gives back more than an average film and an average sound needs far more."
     )
 
 

@@ -30,6 +30,7 @@ from cmmixer.version import __version__
 class FinetuneTask:
     """Pull a clip's picture and sound together, push all other pairs of the batch apart."""
 
+    title = "fine-tuning"
     default_blr = 1e-3
 
     def __init__(self, card: Card, settings: FinetuneSettings) -> None:

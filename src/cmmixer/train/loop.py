@@ -56,11 +56,13 @@ class Task(Protocol):
 
     Attributes:
         network: the module that is trained; its `forward` is what runs on every process.
+        title: what people are told is going on.
         default_blr: step size for 256 clips where the user gives none.
         card: what a checkpoint of it is, before any step.
     """
 
     network: nn.Module
+    title: str
     default_blr: float
     card: Card
 
@@ -142,7 +144,7 @@ class _Fit:
         self._resume(optimizer)
         self.network, self.optimizer = self.fabric.setup(self.task.network, optimizer)
         self.network.train()
-        self.progress.start(self.total_steps, f"training on {len(self.dataset)} clips")
+        self.progress.start(self.total_steps, f"{self.task.title} on {len(self.dataset)} clips")
         self.progress.advance(self.step)
         while self.step < self.total_steps:
             self._epoch(self.step // self.steps_per_epoch)

@@ -30,6 +30,7 @@ from cmmixer.version import __version__
 class PretrainTask:
     """Reconstruct both clean strips from the masked mix."""
 
+    title = "pre-training"
     default_blr = 1.5e-4  # MAE, arXiv 2111.06377, table 8
 
     def __init__(self, card: Card, settings: PretrainSettings) -> None:

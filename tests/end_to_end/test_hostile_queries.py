@@ -1,0 +1,54 @@
+"""Files that were never films, asked as queries: an answer or one clear line, and the search goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmmixer import checkpoint
+from cmmixer.checkpoint import Card
+from cmmixer.config import IndexSettings, SearchSettings, preset
+from cmmixer.embedding import load_encoder
+from cmmixer.errors import InputError, MediaError
+from cmmixer.indexing import index
+from cmmixer.searching import search
+from cmmixer.types import Statistics
+from tests.conftest import NANO
+
+STATISTICS = Statistics((0.4, 0.4, 0.4), (0.2, 0.2, 0.2), -50.0, 20.0, clips=1)
+# Every file made for the purpose, and every eighth of other projects' test files; indexing meets all of them.
+EVERY = 8
+
+
+@pytest.mark.data
+def test_every_hostile_query_is_answered_or_refused_in_one_line(real_media: Path, films: Path, tmp_path: Path) -> None:
+    card = Card(
+        kind="retriever",
+        model=preset("nano").model,
+        clip=NANO,
+        statistics=STATISTICS,
+        options={"embed_dim": 16},
+        settings={},
+    )
+    checkpoint.save(tmp_path / "run", card, checkpoint.build(card).state_dict(), {"none": torch.zeros(1)}, {}, keep=1)
+    encoder = load_encoder(str(tmp_path / "run"), "cpu")
+    index(IndexSettings(model=str(tmp_path / "run"), data=str(films), index=str(tmp_path / "index"), device="cpu"))
+    hostile = real_media / "hostile"
+    queries = sorted((hostile / "made").iterdir()) + sorted((hostile / "real").iterdir())[::EVERY]
+    seen: Counter[str] = Counter()
+    for query in queries:
+        settings = SearchSettings(query=str(query), index=str(tmp_path / "index"), k=2, file_seconds=20.0, device="cpu")
+        try:
+            found = search(settings, encoder=encoder)
+        except InputError as fault:
+            assert "\n" not in str(fault), query
+            seen[fault.reason if isinstance(fault, MediaError) else type(fault).__name__] += 1
+        else:
+            assert len(found.hits) == 2
+            seen["answered"] += 1
+    assert seen.total() == len(queries)
+    assert seen["answered"] >= 60
+    assert {"empty", "unreadable", "not-a-file"} <= set(seen)
