@@ -159,7 +159,7 @@ class MelPictures(nn.Module):
         with torch.autocast(audio_BTN.device.type, enabled=False):
             sound_MN = as_float(audio_BTN).reshape(clips * windows, samples)
             at_once = _WINDOWS_AT_ONCE if audio_BTN.device.type == "cpu" else max(1, len(sound_MN))
-            parts = [torch.matmul(self.filters_HF, self._power(part)) for part in sound_MN.split(at_once)]
+            parts = [torch.matmul(self.filters_HF, self._power(part)) for part in torch.split(sound_MN, at_once)]
             decibels = 10.0 * torch.log10(torch.cat(parts).clamp_min(_FLOOR_POWER))
         return decibels.reshape(clips, windows, 1, self.geometry.bands, self.geometry.columns)
 
