@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ import pytest
 
 from cmmixer.cli.commands import COMMANDS
 from cmmixer.cli.parser import field_helps, parse
+from cmmixer.config import EvaluateSettings, FinetuneSettings, PretrainSettings, SearchSettings
+from cmmixer.config.flags import command_line
 from cmmixer.errors import SettingsError
 
 
@@ -117,3 +120,21 @@ def test_a_missing_path_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("cmmixer: ")
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("search", SearchSettings(query="a film.mp4", index="library", target="audio", k=3)),
+        ("evaluate", EvaluateSettings(model="runs/x", data="store", bootstrap=20)),
+        (
+            "pretrain",
+            PretrainSettings(data="it's here", cutmix_minmax=(0.2, 0.8), overwrite=True, lr=2e-4, preset="nano"),
+        ),
+        ("finetune", FinetuneSettings(data="store", init="runs/pre", warmup_epochs=0.5)),
+    ],
+)
+def test_the_command_line_of_settings_gives_these_settings_back(name: str, settings: object) -> None:
+    words = shlex.split(command_line(name, settings))
+    assert words[:2] == ["cmmixer", name]
+    assert parse(COMMANDS[name], words[2:]) == (settings, False)

@@ -5,7 +5,6 @@ films -> prepare -> pretrain -> finetune (and the same from scratch, as the cont
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
@@ -33,6 +32,7 @@ from cmmixer.config import (
     SearchSettings,
     SynthesizeSettings,
 )
+from cmmixer.config.flags import command_line
 from cmmixer.data.manifest import Entry, read_manifest, split_by_source
 from cmmixer.data.prepare import prepare
 from cmmixer.data.store import ClipStore
@@ -146,16 +146,6 @@ class _Plan:
     def note(self, command: str, settings: object) -> None:
         """Writes down the command line that does the same."""
         self.commands.append(command_line(command, settings))
-
-
-def command_line(command: str, settings: Any) -> str:
-    """A command line for settings: those that differ from the defaults."""
-    words = [f"cmmixer {command}"]
-    for entry in dataclasses.fields(settings):
-        value = getattr(settings, entry.name)
-        if entry.default is dataclasses.MISSING or value != entry.default:
-            words.append(f"--{entry.name}" if value is True else f"--{entry.name} {value}")
-    return " ".join(words)
 
 
 def quickstart(settings: QuickstartSettings, progress: Progress | None = None) -> QuickstartResult:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmmixer import config
+from cmmixer.config.flags import POSITIONAL
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,17 @@ class Command:
         settings: its settings class; the first line of its docstring is the help.
         function: `module:name` of the Python function that takes the settings and a progress.
         example: a command line that works.
-        positional: the field that is given without a flag, if any.
     """
 
     name: str
     settings: type[Any]
     function: str
     example: str
-    positional: str | None = None
+
+    @property
+    def positional(self) -> str | None:
+        """The field that is given without a flag, if any."""
+        return POSITIONAL.get(self.name)
 
     @property
     def summary(self) -> str:
@@ -79,7 +83,6 @@ COMMANDS = {
             config.EvaluateSettings,
             "cmmixer.evaluation.retrieval:evaluate",
             "cmmixer evaluate runs/fine --data stores/gallery --gallery gallery.json",
-            positional="model",
         ),
         Command(
             "embed",
@@ -98,7 +101,6 @@ COMMANDS = {
             config.SearchSettings,
             "cmmixer.searching:search",
             "cmmixer search --index library silent.mp4 --for audio -k 5",
-            positional="query",
         ),
     )
 }

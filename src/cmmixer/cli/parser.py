@@ -16,10 +16,9 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
 
 from cmmixer.cli.commands import Command
+from cmmixer.config.flags import FLAG_OF_FIELD
 from cmmixer.errors import SettingsError
 
-# Flags whose name is a word of Python, or which have a short form.
-FLAG_OF_FIELD = {"target": "for"}
 SHORT = {"k": "-k"}
 GROUP_TITLES = {
     "DataSettings": "which films",
