@@ -73,14 +73,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             [row["shuffled_pairs"][way]["R@1"] for row in rows],
         )
         lines.append(f"| {words} | {' | '.join(map(_spread, columns))} | {first['chance']['R@1']:.3f} |")
-    minutes = [row["minutes"]["total"] for row in rows]
+    minutes = ", ".join(_minutes(row) for row in rows)
     lines += [
         "",
         f"`{first['command'].rsplit(' ', 2)[0]} --seed {{{', '.join(str(row['seed']) for row in rows)}}}`, {first['train_clips']} training clips, "
-        f"{_spread(minutes, 1)} minutes on {first['machine']['cores']} cores (x86-64 with AVX2, no GPU), torch {first['machine']['torch']}, {first['date']}. "
+        f"{minutes} minutes on {first['machine']['cores']} cores (x86-64 with AVX2, no GPU), torch {first['machine']['torch']}, {first['date']}. "
         "Stored in `benchmarks/results/`, made by `python -m benchmarks.quickstart_seeds`.",
     ]
     return "\n".join(lines)
+
+
+def _minutes(row: dict[str, Any]) -> str:
+    """How long it took; a result may say that the machine had other work (`beside_other_work`, written by hand)."""
+    beside = " (beside other work)" if row.get("beside_other_work") else ""
+    return f"{row['minutes']['total']:.1f}{beside}"
 
 
 def _spread(values: Sequence[float], digits: int = 3) -> str:

@@ -200,3 +200,19 @@ def test_an_init_of_another_shape_or_kind_is_refused(tmp_path: Path) -> None:
     finetune(finetune_settings(tmp_path / "fine"), dataset=clips)
     with pytest.raises(CheckpointError, match="got a retriever, expected a run of `cmmixer pretrain`"):
         finetune(finetune_settings(tmp_path / "other", init=str(tmp_path / "fine")), dataset=clips)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_bfloat16_trains_close_to_single_precision(tmp_path: Path, stage: str) -> None:
+    clips = random_clips(16)
+    run: Any = {"pretrain": pretrain, "finetune": finetune}[stage]
+    settings: Any = {"pretrain": pretrain_settings, "finetune": finetune_settings}[stage]
+    logs = []
+    for name, kind in (("single", "32-true"), ("half", "bf16-mixed")):
+        run(settings(tmp_path / name, precision=kind, epochs=1), dataset=clips)
+        logs.append([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()])
+    assert len(logs[0]) == len(logs[1]) == 4
+    for single, half in zip(*logs, strict=True):
+        assert half["loss"] == pytest.approx(single["loss"], rel=0.05)
+        assert half["loss"] != single["loss"]
+    assert {value.dtype for value in weights(tmp_path / "half").values() if value.is_floating_point()} == {torch.float32}

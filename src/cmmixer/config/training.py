@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cmmixer.config.check import at_least, one_of, within
 from cmmixer.errors import SettingsError
 
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+PRECISIONS = ("32-true", "bf16-mixed")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -30,7 +30,7 @@ class TrainingSettings:
         accum_iter: batches per optimiser step
         seed: of everything drawn at random
         num_workers: decoder processes per training process
-        precision: 32-true, bf16-mixed or bf16-true
+        precision: 32-true or bf16-mixed
         device: auto, cpu or cuda
         save_minutes: minutes between checkpoints; the end of the run is always saved
         save_steps: steps between checkpoints, beside save_minutes; 0 counts minutes only
