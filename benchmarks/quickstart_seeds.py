@@ -58,40 +58,50 @@ def results() -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Mean over the seeds and their range, with pre-training, from scratch, shuffled and guessing."""
+    """R@1 with pre-training, from scratch, shuffled and guessing: of one run, or the mean over several seeds."""
     first = rows[0]
+    told = (
+        "one run [95 % interval over the queries]; other seeds give other films and other figures"
+        if len(rows) == 1
+        else f"mean over {len(rows)} seeds [lowest, highest]; every seed has its own films"
+    )
     lines = [
-        f"R@1 on {first['candidates']} unseen films, mean over {len(rows)} seeds [lowest, highest]; every seed has its own films:",
+        f"R@1 on {first['candidates']} unseen films, {told}:",
         "",
         "| | with pre-training | from scratch | pairs shuffled | guessing |",
         "|---|---|---|---|---|",
     ]
     for way, words in WAYS.items():
-        columns = (
-            [row[way]["R@1"] for row in rows],
-            [row["from_scratch"][way]["R@1"] for row in rows],
-            [row["shuffled_pairs"][way]["R@1"] for row in rows],
+        scratch = [row["from_scratch"] for row in rows]
+        shuffled = sum(row["shuffled_pairs"][way]["R@1"] for row in rows) / len(rows)
+        figures = (
+            _first_places(rows, way),
+            _first_places(scratch, way),
+            f"{shuffled:.3f}",
+            f"{first['chance']['R@1']:.3f}",
         )
-        lines.append(f"| {words} | {' | '.join(map(_spread, columns))} | {first['chance']['R@1']:.3f} |")
+        lines.append(f"| {words} | {' | '.join(figures)} |")
+    seeds = ", ".join(str(row["seed"]) for row in rows)
     minutes = ", ".join(_minutes(row) for row in rows)
     lines += [
         "",
-        f"`{first['command'].rsplit(' ', 2)[0]} --seed {{{', '.join(str(row['seed']) for row in rows)}}}`, {first['train_clips']} training clips, "
-        f"{minutes} minutes on {first['machine']['cores']} cores (x86-64 with AVX2, no GPU), torch {first['machine']['torch']}, {first['date']}. "
-        "Stored in `benchmarks/results/`, made by `python -m benchmarks.quickstart_seeds`.",
+        f"`cmmixer quickstart --seed {seeds}`, {first['train_clips']} training clips, {minutes} minutes on {first['machine']['cores']} cores "
+        f"(x86-64 with AVX2, no GPU), torch {first['machine']['torch']}, {first['date']}. Stored in `benchmarks/results/`, made by "
+        "`python -m benchmarks.quickstart_seeds`.",
     ]
     return "\n".join(lines)
+
+
+def _first_places(rows: Sequence[dict[str, Any]], way: str) -> str:
+    values = [row[way]["R@1"] for row in rows]
+    low, high = rows[0]["intervals"][way]["R@1"] if len(rows) == 1 else (min(values), max(values))
+    return f"{sum(values) / len(values):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _minutes(row: dict[str, Any]) -> str:
     """How long it took; a result may say that the machine had other work (`beside_other_work`, written by hand)."""
     beside = " (beside other work)" if row.get("beside_other_work") else ""
     return f"{row['minutes']['total']:.1f}{beside}"
-
-
-def _spread(values: Sequence[float], digits: int = 3) -> str:
-    mean = sum(values) / len(values)
-    return f"{mean:.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 
 
 def with_table(text: str, figures: str) -> str:
