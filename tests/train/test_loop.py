@@ -215,4 +215,6 @@ def test_bfloat16_trains_close_to_single_precision(tmp_path: Path, stage: str) -
     for single, half in zip(*logs, strict=True):
         assert half["loss"] == pytest.approx(single["loss"], rel=0.05)
         assert half["loss"] != single["loss"]
-    assert {value.dtype for value in weights(tmp_path / "half").values() if value.is_floating_point()} == {torch.float32}
+    assert {value.dtype for value in weights(tmp_path / "half").values() if value.is_floating_point()} == {
+        torch.float32
+    }
