@@ -236,7 +236,7 @@ def _mixer_caption(out: Path) -> str:
     seen = checkpoint.load_card(out / "pretrain").clips_seen
     return (
         "Frames and pictures of their sound are mixed, three quarters of the mix are hidden, and from the rest both must be given "
-        f"back apart. This network saw {seen:,} clips; one that gives back more than an average film and an average sound needs far more."
+        f"back apart. This network saw {seen:,} clips; so few leave it with noise or an average film; a separation worth looking at needs far more."
     )
 
 
