@@ -18,3 +18,5 @@ def test_the_quickstart_s_target_holds_for_every_seed() -> None:
             low, high = 0.0, 4 * row["chance"]["R@1"]
             assert low <= row["shuffled_pairs"][way]["R@1"] <= high
         assert row["candidates"] == 200
+        # A stored time counts only where the machine had nothing else to do.
+        assert row["minutes"]["total"] <= 10 or row["beside_other_work"]

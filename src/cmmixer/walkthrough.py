@@ -39,6 +39,7 @@ from cmmixer.data.store import ClipStore
 from cmmixer.errors import DataError, InputError, SettingsError
 from cmmixer.evaluation.retrieval import Evaluation, evaluate
 from cmmixer.indexing import index
+from cmmixer.media.isolate import worker_count
 from cmmixer.media.synthetic import synthesize
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.searching import SearchResult, search
@@ -394,7 +395,7 @@ def machine() -> Mapping[str, str | int]:
     """What the figures were measured on."""
     return {
         "system": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": worker_count(0),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",

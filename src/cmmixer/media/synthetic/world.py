@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmmixer.config.check import one_of
+from cmmixer.config.commands import DIFFICULTIES
 
 Times = NDArray[np.float64]
 
-DIFFICULTIES = ("easy", "medium", "hard")
 SHAPES = ("disc", "square", "triangle", "cross", "ring")
 SILENT_SHAPES = ("bar", "diamond")
 FLOOR_V = 0.92
