@@ -1,0 +1,77 @@
+"""The examples are run as their first lines say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cmmixer import checkpoint
+from cmmixer.checkpoint import Card
+from cmmixer.config import ClipSettings, SynthesizeSettings, preset
+from cmmixer.media.synthetic import synthesize
+from cmmixer.types import Statistics
+from tests.conftest import NANO
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def _run(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("films")
+    synthesize(SynthesizeSettings(clips=3, out=str(folder), seed=5, workers=1))
+    return sorted(folder.glob("*.mp4"))
+
+
+def _retriever(folder: Path, clip: ClipSettings) -> Path:
+    statistics = Statistics((0.4, 0.4, 0.4), (0.2, 0.2, 0.2), -50.0, 20.0, clips=1)
+    card = Card(
+        kind="retriever",
+        model=preset("nano").model,
+        clip=clip,
+        statistics=statistics,
+        options={"embed_dim": 16},
+        settings={},
+    )
+    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), {"none": torch.zeros(1)}, {}, keep=1)
+    return folder
+
+
+def test_sounds_are_ranked_best_first(films: list[Path], tmp_path: Path) -> None:
+    out = _run("rank_sounds.py", _retriever(tmp_path / "run", NANO), films[0], *films)
+    rows = [line.split() for line in out.splitlines()]
+    assert sorted(name for _, name in rows) == [film.name for film in films]
+    cosines = [float(cosine) for cosine, _ in rows]
+    assert cosines == sorted(cosines, reverse=True)
+    assert all(-1 <= cosine <= 1 for cosine in cosines)
+
+
+@pytest.mark.parametrize("mode", ["pixel", "patch", "image", "video"])
+def test_a_mixed_sheet_lets_both_senses_in(films: list[Path], tmp_path: Path, mode: str) -> None:
+    _run("mix_a_film.py", films[0], tmp_path / "mixed.png", "--mode", mode, "--seed", 1)
+    sheet = np.asarray(Image.open(tmp_path / "mixed.png")).astype(int)
+    assert sheet.shape == (3 * 224, 4 * 224, 3)
+    frames, mel, mixed = sheet[:224], sheet[224:448], sheet[448:]
+    assert np.abs(mixed - frames).mean() > 1
+    assert np.abs(mixed - mel).mean() > 1
+    # A mix lies between its two sources, up to rounding.
+    assert (mixed >= np.minimum(frames, mel) - 1).all()
+    assert (mixed <= np.maximum(frames, mel) + 1).all()
+
+
+def test_every_example_says_how_it_is_run() -> None:
+    names = sorted(path.name for path in EXAMPLES.glob("*.py"))
+    assert names == ["mix_a_film.py", "rank_sounds.py"]
+    for name in names:
+        assert re.search(rf"^    python examples/{re.escape(name)} ", (EXAMPLES / name).read_text(), re.MULTILINE)
