@@ -15,7 +15,7 @@ from PIL import Image
 from cmmixer import checkpoint
 from cmmixer.checkpoint import Card
 from cmmixer.config import ClipSettings, SynthesizeSettings, preset
-from cmmixer.media.synthetic import synthesize
+from cmmixer.media.synthetic.films import synthesize
 from cmmixer.types import Statistics
 from tests.conftest import NANO
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cmmixer.embedding import embed, load
     from cmmixer.evaluation.retrieval import evaluate
     from cmmixer.indexing import index
-    from cmmixer.media.synthetic import synthesize
+    from cmmixer.media.synthetic.films import synthesize
     from cmmixer.mixer import mix
     from cmmixer.searching import search
     from cmmixer.train.finetune import finetune
@@ -60,7 +60,7 @@ _HOMES = {
     "pretrain": "cmmixer.train.pretrain",
     "quickstart": "cmmixer.walkthrough",
     "search": "cmmixer.searching",
-    "synthesize": "cmmixer.media.synthetic",
+    "synthesize": "cmmixer.media.synthetic.films",
 }
 
 __all__ = [

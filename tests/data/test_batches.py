@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cmmixer.data.batches import ClipBatches, collate, epoch_order, make_loader, measure_statistics
-from cmmixer.data.dataset import ArrayClips
+from cmmixer.data.dataset import ArrayClips, KeptClips
 from cmmixer.errors import DataError, MediaError
 from cmmixer.media.mel import MelPictures
 from cmmixer.types import Clip
@@ -204,3 +204,38 @@ def test_statistics_look_at_no_more_clips_than_asked() -> None:
     assert measure_statistics(dataset, PICO, limit=20).clips == 20
     assert dataset.asked.total() == 32  # two batches of 16
     assert measure_statistics(dataset, PICO, limit=20) == measure_statistics(dataset, PICO, limit=20)
+
+
+def test_kept_clips_are_the_same_and_are_decoded_once() -> None:
+    plain, asked = random_clips(12), FaultyClips(12, broken={5})
+    kept = KeptClips(asked, most_bytes=10**9)
+    for epoch in (0, 1, 2):
+        got = list(make_loader(kept, batch_size=4, seed=1, epoch=epoch))
+        want = list(make_loader(FaultyClips(12, broken={5}), batch_size=4, seed=1, epoch=epoch))
+        assert ids(got) == ids(want)
+        for mine, other in zip(got, want, strict=True):
+            assert torch.equal(mine.video_BTCHW, other.video_BTCHW)
+            assert torch.equal(mine.audio_BTN, other.audio_BTN)
+    assert all(asked.asked[index] == 1 for index in range(12) if index != 5)
+    assert asked.asked[5] == 3  # what failed is not remembered here; each loader asks once
+    one = plain[0]
+    assert one.frames is not None
+    assert one.sound is not None
+    size = one.frames.pixels_THWC.nbytes + one.sound.samples_TN.nbytes
+    assert kept.kept_bytes == 11 * size
+    assert kept.ids == plain.ids
+    with pytest.raises(MediaError, match="damaged"):
+        kept[5]
+
+
+def test_no_more_clips_are_kept_than_memory_is_given() -> None:
+    asked = FaultyClips(10, broken=set())
+    size = random_clips(1).video_NTCHW[0].nbytes + random_clips(1).audio_NTS[0].nbytes
+    kept = KeptClips(asked, most_bytes=3 * size + 1)
+    for _ in range(2):
+        assert [clip.id for clip in kept.read(range(10)) if isinstance(clip, Clip)] == [str(n) for n in range(10)]
+    assert kept.kept_bytes == 3 * size
+    assert sum(asked.asked.values()) == 10 + 7
+    # Twice the same clip in one request is decoded once.
+    assert [clip.id for clip in kept.read([9, 9]) if isinstance(clip, Clip)] == ["9", "9"]
+    assert asked.asked[9] == 3

@@ -8,7 +8,7 @@ import pytest
 
 from cmmixer.config import PrepareSettings, SynthesizeSettings
 from cmmixer.data.prepare import prepare
-from cmmixer.media.synthetic import synthesize
+from cmmixer.media.synthetic.films import synthesize
 
 
 @pytest.fixture(scope="session")

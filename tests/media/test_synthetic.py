@@ -18,9 +18,9 @@ from cmmixer.atomic import TEMPORARY
 from cmmixer.config import ClipSettings, SynthesizeSettings
 from cmmixer.errors import DataError, SettingsError
 from cmmixer.media.decode import Film
-from cmmixer.media.synthetic import synthesize, synthetic_arrays
-from cmmixer.media.synthetic.arrays import render_clip
+from cmmixer.media.synthetic.arrays import render_clip, synthetic_arrays
 from cmmixer.media.synthetic.draw import draw_frames
+from cmmixer.media.synthetic.films import synthesize
 from cmmixer.media.synthetic.hear import _cycles, _harmonics, hear_film, white_noise
 from cmmixer.media.synthetic.world import (
     DIFFICULTIES,

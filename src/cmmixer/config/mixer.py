@@ -16,7 +16,7 @@ class MixerSettings:
 
     Attributes:
         mixup_mode: what one draw covers: pixel, patch, image (one draw per frame) or video (one draw per clip)
-        mixup_alpha: Beta(alpha, alpha) of mixup, a constant share over the frame; 0 switches mixup off
+        mixup_alpha: Beta(alpha, alpha) of mixup, a constant share of a frame; at 0.001 whole frames are swapped; 0 switches it off
         cutmix_alpha: Beta(alpha, alpha) of cutmix, a rectangle of the other modality; 0 switches cutmix off
         cutmix_minmax: [low, high] of the rectangle's sides as a part of the frame's, instead of a Beta draw
         mixup_prob: probability that a clip is mixed at all

@@ -30,6 +30,7 @@ class TrainingSettings:
         accum_iter: batches per optimiser step
         seed: of everything drawn at random
         num_workers: decoder processes per training process
+        keep_gb: gigabytes of decoded clips that each of them keeps instead of decoding them again; 0 keeps none
         precision: 32-true or bf16-mixed
         device: auto, cpu or cuda
         save_minutes: minutes between checkpoints; the end of the run is always saved
@@ -54,6 +55,7 @@ class TrainingSettings:
     accum_iter: int = 1
     seed: int = 0
     num_workers: int = 1
+    keep_gb: float = 0.0
     precision: str = "32-true"
     device: str = "auto"
     save_minutes: float = 10.0
@@ -73,6 +75,7 @@ class TrainingSettings:
             "clip_grad",
             "seed",
             "num_workers",
+            "keep_gb",
             "save_steps",
             "picture_epochs",
         ):

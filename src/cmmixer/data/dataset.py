@@ -199,6 +199,63 @@ class ArrayClips:
         return [self[index] for index in indices]
 
 
+class KeptClips:
+    """The clips of another data set, kept decoded once they were read, as far as memory is given.
+
+    Args:
+        dataset: where they come from.
+        most_bytes: pictures and sound kept at most; clips beyond it are decoded each time.
+    """
+
+    def __init__(self, dataset: ClipDataset, most_bytes: int) -> None:
+        self.dataset, self.most_bytes = dataset, most_bytes
+        self.kept_bytes = 0
+        self._kept: dict[int, Clip] = {}
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.dataset.ids
+
+    @property
+    def sources(self) -> Sequence[str]:
+        return self.dataset.sources
+
+    @property
+    def labels(self) -> Sequence[str | None]:
+        return self.dataset.labels
+
+    @property
+    def skips(self) -> SkipReport:
+        return self.dataset.skips
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Clip:
+        """One clip; MediaError where it cannot be decoded."""
+        (clip,) = self.read([index])
+        if isinstance(clip, MediaError):
+            raise clip
+        return clip
+
+    def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
+        """Clips in the order asked for; those that are not kept come in one request."""
+        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
+        found: dict[int, Clip | MediaError] = dict(zip(missing, self.dataset.read(missing), strict=True))
+        for index, clip in found.items():
+            self._keep(index, clip)
+        return [self._kept[index] if index in self._kept else found[index] for index in indices]
+
+    def _keep(self, index: int, clip: Clip | MediaError) -> None:
+        if isinstance(clip, MediaError):  # whoever asks decides whether to try again
+            return
+        size = 0 if clip.frames is None else clip.frames.pixels_THWC.nbytes
+        size += 0 if clip.sound is None else clip.sound.samples_TN.nbytes
+        if self.kept_bytes + size <= self.most_bytes:
+            self._kept[index] = clip
+            self.kept_bytes += size
+
+
 def open_clips(
     settings: DataSettings,
     clip: ClipSettings,

@@ -5,6 +5,7 @@ Letters: N clips of the gallery, T frames, H x W pixels.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import wave
@@ -20,6 +21,7 @@ from PIL import Image
 
 from cmmixer import checkpoint
 from cmmixer.config import MixerSettings
+from cmmixer.config.check import from_dict
 from cmmixer.data.batches import collate
 from cmmixer.data.manifest import Entry, read_manifest
 from cmmixer.data.skips import SkipReport
@@ -235,8 +237,9 @@ def _mixer_picture(out: Path, library: _Library) -> Picture:
 def _mixer_caption(out: Path) -> str:
     seen = checkpoint.load_card(out / "pretrain").clips_seen
     return (
-        "Frames and pictures of their sound are mixed, three quarters of the mix are hidden, and from the rest both must be given "
-        f"back apart. This network saw {seen:,} clips; so few leave it with noise or an average film; a separation worth looking at needs far more."
+        "Frames and pictures of their sound are mixed, here by letting whole frames change places with their sound; three quarters of the "
+        "mix are hidden, and from the rest both senses must be given back apart: where only the sound is seen, the picture too. This network "
+        f"saw {seen:,} clips in a minute or two. That is enough for the rough shape of things, and far too little for a sharp picture."
     )
 
 
@@ -247,7 +250,8 @@ def _separation(out: Path, library: _Library) -> Separation:
     assert isinstance(network, MaskedAutoencoder)
     batch = collate([library.clip(library.store.ids[0])])
     generator = torch.Generator().manual_seed(0)
-    mixer = MixerSettings(mixup_mode="image", mixup_alpha=0.8, cutmix_alpha=1.0)
+    names = [field.name for field in dataclasses.fields(MixerSettings)]
+    mixer = from_dict(MixerSettings, {name: card.settings[name] for name in names}, str(out / "pretrain"))
     clip, patch = card.clip, card.model.patch
     share = draw_share(
         mixer, batch=1, frames=clip.frames, height=clip.height, width=clip.width, patch=patch, generator=generator

@@ -27,7 +27,7 @@ from cmmixer.atomic import explain_full_disk, remove_leftovers, write_atomically
 from cmmixer.checkpoint import Card
 from cmmixer.config.training import TrainingSettings
 from cmmixer.data.batches import ClipBatches
-from cmmixer.data.dataset import ClipDataset
+from cmmixer.data.dataset import ClipDataset, KeptClips
 from cmmixer.data.skips import SkipReport
 from cmmixer.errors import CheckpointError, NonFiniteError, SettingsError
 from cmmixer.progress import Progress
@@ -40,6 +40,7 @@ from cmmixer.types import Batch
 FREE_SETTINGS = (
     "out",
     "num_workers",
+    "keep_gb",
     "save_minutes",
     "save_steps",
     "keep",
@@ -123,7 +124,7 @@ class _Fit:
             )
         self.steps_per_epoch = self.batches_per_epoch // settings.accum_iter
         self.batches = ClipBatches(
-            dataset,
+            KeptClips(dataset, int(settings.keep_gb * 1e9)) if settings.keep_gb else dataset,
             batch_size=settings.batch_size,
             seed=settings.seed,
             rank=fabric.global_rank,
