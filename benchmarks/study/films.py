@@ -5,6 +5,7 @@ Letters: N clips, T frames, H x W pixels.
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -42,6 +43,11 @@ class Films:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    @property
+    def sha256(self) -> str:
+        """Of the list of films: the name of a gallery."""
+        return hashlib.sha256(repr(self.sources).encode()).hexdigest()
 
     def to(self, device: torch.device) -> Films:
         """The same films on another device."""

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from cmmixer import checkpoint
+from cmmixer.checkpoint import load_retriever
 from cmmixer.config import FinetuneSettings, PretrainSettings
 from cmmixer.data.dataset import ArrayClips
 from cmmixer.errors import CheckpointError, NonFiniteError, SettingsError
+from cmmixer.models.canonical import canonical_maps
 from cmmixer.progress import NoProgress
 from cmmixer.train.finetune import FinetuneTask, finetune
 from cmmixer.train.pretrain import pretrain
@@ -200,6 +202,41 @@ def test_an_init_of_another_shape_or_kind_is_refused(tmp_path: Path) -> None:
     finetune(finetune_settings(tmp_path / "fine"), dataset=clips)
     with pytest.raises(CheckpointError, match="got a retriever, expected a run of `cmmixer pretrain`"):
         finetune(finetune_settings(tmp_path / "other", init=str(tmp_path / "fine")), dataset=clips)
+
+
+def test_heads_start_at_the_pairs_correlations_where_there_are_enough_pairs(tmp_path: Path) -> None:
+    def first_weights(count: int, head_start: str) -> dict[str, torch.Tensor]:
+        out = tmp_path / f"{count}-{head_start}"
+        finetune(
+            finetune_settings(out, head_start=head_start, lr=1e-12, epochs=1, batch_size=64),
+            dataset=random_clips(count),
+        )
+        return weights(out)
+
+    few, enough = 2 * 128 - 1, 2 * 128
+    name = "heads.video.project.weight"
+    assert torch.equal(first_weights(few, "canonical")[name], first_weights(few, "random")[name])
+    started, random = first_weights(enough, "canonical"), first_weights(enough, "random")
+    assert not torch.equal(started[name], random[name])
+    untouched = "encoders.video.embed.weight"
+    torch.testing.assert_close(started[untouched], random[untouched], rtol=0, atol=1e-8)
+    model = load_retriever(tmp_path / "256-random")
+    clips = random_clips(enough)
+    pixels, windows = torch.from_numpy(clips.video_NTCHW), torch.from_numpy(clips.audio_NTS)
+    features = (
+        model.features("video", model.frontend.video(pixels)),
+        model.features("audio", model.frontend.audio(windows)),
+    )
+    maps = canonical_maps(*features)
+    # The sign of a direction is free, in both heads at once.
+    for sense, rows_KD in (("video", maps.video_KD), ("audio", maps.audio_KD)):
+        weight_ED = started[f"heads.{sense}.project.weight"]
+        torch.testing.assert_close(
+            weight_ED.T @ weight_ED,
+            (rows_KD[: len(weight_ED)].T @ rows_KD[: len(weight_ED)]).float(),
+            rtol=1e-3,
+            atol=1e-4,
+        )
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])

@@ -14,6 +14,7 @@ from cmmixer.config.training import DEVICES, TrainingSettings
 DIFFICULTIES = ("easy", "medium", "hard")
 SENSES = ("audio", "video")
 LOSSES = ("infonce", "nt_xent")
+HEAD_STARTS = ("canonical", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         preset: size of the encoder; default: init's, or base from scratch
         shared_tower: one encoder for both senses instead of two
         embed_dim: length of an embedding
+        head_start: canonical (heads begin at the canonical correlations of some training pairs) or random
         loss: infonce (symmetric, learnable temperature) or nt_xent (over 2N samples, the published variant)
         temperature: where the temperature starts; nt_xent keeps it
         mask_ratio: part of the tokens dropped while fine-tuning; a strong mask is known to ruin retrieval
@@ -155,6 +157,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
     preset: str | None = None
     shared_tower: bool = False
     embed_dim: int = 256
+    head_start: str = "canonical"
     loss: str = "infonce"
     temperature: float = 0.07
     mask_ratio: float = 0.0
@@ -168,6 +171,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         TrainingSettings.__post_init__(self)
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
+        one_of("head_start", self.head_start, HEAD_STARTS)
         one_of("loss", self.loss, LOSSES)
         at_least("embed_dim", self.embed_dim, 2)
         at_least("batch_size", self.batch_size, 2)

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from cmmixer.config.clip import ClipSettings
 from cmmixer.config.presets import ModelSettings
+from cmmixer.models.canonical import canonical_maps
 from cmmixer.models.encoder import Encoded, StripEncoder
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.layers import initialise
@@ -135,8 +136,29 @@ class Retriever(nn.Module):
         """int16 sound windows [B, T, N] -> unit vectors; in evaluation mode."""
         return self._embed("audio", self.frontend.audio(windows_BTN))
 
+    def features(self, sense: str, pictures_BTCHW: Tensor) -> Tensor:
+        """Standardised pictures of "video" or "audio" -> [B, D], what the tower gives for a clip before its head."""
+        clip_BD, _ = self._pooled(sense, pictures_BTCHW)
+        return clip_BD
+
+    def start_heads(self, video_ND: Tensor, audio_ND: Tensor) -> None:
+        """Both heads start at the canonical correlations of these pairs' features; see `models.canonical`.
+
+        Directions beyond the width of a tower keep their random start, made as weak as the weakest of the others.
+        """
+        maps = canonical_maps(video_ND, audio_ND)
+        for sense, rows_KD, features_ND in (("video", maps.video_KD, video_ND), ("audio", maps.audio_KD, audio_ND)):
+            head = self.heads[sense]
+            assert isinstance(head, Head)
+            weight_ED = head.project.weight
+            kept = min(len(rows_KD), len(weight_ED))
+            with torch.no_grad():
+                weight_ED[kept:] *= float(maps.correlations_K[kept - 1])
+                weight_ED[:kept] = rows_KD[:kept].to(weight_ED)
+            head.standardize.start_at(features_ND)
+
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Both towers take the encoder of a pre-trained autoencoder.
+        """All towers take the encoder of a pre-trained autoencoder.
 
         Args:
             weights: the autoencoder's state, or its encoder's alone.
@@ -159,6 +181,12 @@ class Retriever(nn.Module):
     def _embed(
         self, sense: str, pictures_BTCHW: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
     ) -> Embedding:
+        embedding: Embedding = self.heads[sense](*self._pooled(sense, pictures_BTCHW, mask_ratio, noise))
+        return embedding
+
+    def _pooled(
+        self, sense: str, pictures_BTCHW: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         _, frames, _, height, width = pictures_BTCHW.shape
         grid = strip_grid(height, width, frames, self.patch)
         encoder = self.encoders["shared" if self.shared_tower else sense]
@@ -166,8 +194,7 @@ class Retriever(nn.Module):
         patches_BLP = pictures_to_patches(pictures_BTCHW, self.patch, self.interleave)
         encoded = encoder.encode(patches_BLP, grid, mask_ratio=mask_ratio, noise=noise)
         parts_TL = frame_parts(frames, grid, self.patch, self.interleave, pictures_BTCHW.device)
-        embedding: Embedding = self.heads[sense](*pool(encoded, parts_TL))
-        return embedding
+        return pool(encoded, parts_TL)
 
 
 def pool(encoded: Encoded, parts_TL: Tensor) -> tuple[Tensor, Tensor]:

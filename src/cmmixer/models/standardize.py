@@ -89,6 +89,13 @@ class BatchStandardize(nn.Module):
             self.running_variance.lerp_(variance_D.to(self.running_variance.dtype), step)
         return FeatureStatistics(mean_D, variance_D)
 
+    def start_at(self, features_ND: Tensor) -> None:
+        """The running statistics start at those of these features, as if they had been the first batch."""
+        variance_D, mean_D = torch.var_mean(features_ND.double(), dim=0, correction=0)
+        self.batches.fill_(1.0)
+        self.running_mean.copy_(mean_D)
+        self.running_variance.copy_(variance_D)
+
     def apply_to(self, features: Tensor, statistics: FeatureStatistics) -> Tensor:
         """Standardises [..., D] with the given statistics."""
         return (features - statistics.mean_D) * torch.rsqrt(statistics.variance_D + self.eps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from cmmixer import checkpoint
 from cmmixer.checkpoint import Card
 from cmmixer.config import AugmentSettings, ClipSettings, FinetuneSettings, preset
 from cmmixer.config.check import pick
-from cmmixer.data.batches import measure_statistics
+from cmmixer.data.batches import collate, measure_statistics
 from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.errors import CheckpointError
 from cmmixer.losses import info_nce, nt_xent
@@ -23,8 +24,11 @@ from cmmixer.train.chance import Chance
 from cmmixer.train.inputs import TrainingInputs
 from cmmixer.train.loop import fit, make_fabric
 from cmmixer.train.result import TrainingResult, describe_data, finish
-from cmmixer.types import Batch
+from cmmixer.types import Batch, Clip
 from cmmixer.version import __version__
+
+# Pairs from whose features the heads start (more if towers are wide), and how many go through the towers at a time.
+HEAD_CLIPS, HEAD_BATCH = 1024, 32
 
 
 class FinetuneTask:
@@ -94,8 +98,46 @@ def finetune(
     task = FinetuneTask(card, settings)
     if settings.init is not None and not there:
         task.retriever.start_from(checkpoint.load_weights(settings.init))
+    if settings.head_start == "canonical" and not there:
+        start_heads(task, dataset, settings.seed, fabric.device, progress)
     folder = fit(task, dataset, settings, fabric, progress)
     return finish(folder, dataset, fabric)
+
+
+@torch.no_grad()
+def start_heads(
+    task: FinetuneTask, dataset: ClipDataset, seed: int, device: torch.device, progress: Progress | None = None
+) -> None:
+    """Starts the retriever's heads at the canonical correlations of some training pairs, without augmentation.
+
+    Fewer pairs than twice a tower's width tell nothing that would hold for others: the heads then stay as they are. Every process finds the same, from the same clips. Clips that cannot be decoded are passed over; training lists them.
+
+    Args:
+        task: its retriever is moved to the device and given the heads.
+        dataset: training clips.
+        seed: draws which.
+        device: where the towers run.
+        progress: told about every clip.
+    """
+    progress = progress or NoProgress()
+    least = 2 * task.card.model.dim
+    if len(dataset) < least:
+        return
+    retriever, frontend = task.retriever.to(device), task.inputs.frontend.to(device)
+    chosen = np.random.default_rng(seed).permutation(len(dataset))[: max(HEAD_CLIPS, least)].tolist()
+    progress.start(len(chosen), "a first look at the pairs")
+    video: list[Tensor] = []
+    audio: list[Tensor] = []
+    for start in range(0, len(chosen), HEAD_BATCH):
+        part = chosen[start : start + HEAD_BATCH]
+        clips = [clip for clip in dataset.read(part) if isinstance(clip, Clip)]
+        progress.advance(len(part))
+        if clips:
+            batch = collate(clips).to(device)
+            video.append(retriever.features("video", frontend.video(batch.video_BTCHW)).cpu())
+            audio.append(retriever.features("audio", frontend.audio(batch.audio_BTN)).cpu())
+    if sum(map(len, video)) >= least:
+        retriever.start_heads(torch.cat(video), torch.cat(audio))
 
 
 def _init_card(settings: FinetuneSettings) -> Card:

@@ -1,0 +1,96 @@
+"""The rows of the study. A row is a way of starting the towers; films, fine-tuning and evaluation are the same for all."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cmmixer.config import MixerSettings
+from cmmixer.errors import SettingsError
+
+# Beta(alpha, alpha) so near its ends that lambda is 0 or 1: whole frames (mode image) are all picture or all sound.
+WHOLE = 1e-3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way.
+
+    Attributes:
+        words: what the table calls it.
+        pretrain: none · contrast (the whole budget goes into the contrast) · plain (each sense alone, arXiv 2111.06377) ·
+            mixed (arXiv 2308.13820) · cavmae (arXiv 2210.07839).
+        mixer: of `mixed`.
+        mask_ratio: of pre-training.
+        norm_pix: targets standardised per patch.
+        contrast: weight of a contrastive term inside the pre-training of `mixed`.
+        shared_tower: one encoder for both senses.
+        canonical: heads start at the canonical correlations of the training pairs.
+        finetune_mask: part of the tokens dropped while fine-tuning.
+    """
+
+    words: str
+    pretrain: str = "mixed"
+    mixer: MixerSettings = field(default_factory=MixerSettings)
+    mask_ratio: float = 0.75
+    norm_pix: bool = False
+    contrast: float = 0.0
+    shared_tower: bool = False
+    canonical: bool = False
+    finetune_mask: float = 0.0
+
+
+def _cutmix(mode: str) -> MixerSettings:
+    return MixerSettings(mixup_mode=mode, mixup_alpha=0.0)
+
+
+def _mixup(mode: str) -> MixerSettings:
+    return MixerSettings(mixup_mode=mode, cutmix_alpha=0.0)
+
+
+FRAMES = MixerSettings(mixup_mode="image", mixup_alpha=WHOLE, cutmix_alpha=0.0)
+
+CELLS = {
+    "scratch": Cell("from scratch", "none"),
+    "contrast": Cell("contrast only, whole budget", "contrast"),
+    "plain": Cell("plain MAE, each sense alone", "plain"),
+    "cavmae": Cell("CAV-MAE-style", "cavmae"),
+    "pixel": Cell("pixel", mixer=MixerSettings(mixup_mode="pixel")),
+    "patch": Cell("patch", mixer=MixerSettings(mixup_mode="patch")),
+    "image": Cell("image, cutmix or mixup (the paper's)"),
+    "image-cutmix": Cell("image, cutmix", mixer=_cutmix("image")),
+    "image-mixup": Cell("image, mixup", mixer=_mixup("image")),
+    "video": Cell("video, cutmix or mixup", mixer=MixerSettings(mixup_mode="video")),
+    "video-cutmix": Cell("video, cutmix", mixer=_cutmix("video")),
+    "video-mixup": Cell("video, mixup", mixer=_mixup("video")),
+    "half-mixed": Cell("image, half of the clips unmixed", mixer=MixerSettings(mixup_prob=0.5)),
+    "unmixed": Cell("no mix: one sense in, both given back", mixer=MixerSettings(mixup_prob=0.0)),
+    "mask-50": Cell("image, half masked", mask_ratio=0.5),
+    "mask-90": Cell("image, nine tenths masked", mask_ratio=0.9),
+    "shared": Cell("image, one shared tower", shared_tower=True),
+    "frames": Cell("whole frames swapped", mixer=FRAMES),
+    "frames-norm-pix": Cell("whole frames swapped, norm_pix", mixer=FRAMES, norm_pix=True),
+    "frames-contrast": Cell("whole frames swapped, small contrastive term", mixer=FRAMES, contrast=0.1),
+    "frames-light-mask": Cell("whole frames swapped, a tenth masked in fine-tuning", mixer=FRAMES, finetune_mask=0.1),
+    "frames-canonical": Cell("whole frames swapped, canonical heads", mixer=FRAMES, canonical=True),
+    "plain-canonical": Cell("plain MAE, canonical heads", "plain", canonical=True),
+    "scratch-canonical": Cell("from scratch, canonical heads", "none", canonical=True),
+}
+# What every other row is held against.
+CONTROLS = ("scratch", "contrast", "plain", "cavmae")
+
+
+def chosen(names: Iterable[str]) -> dict[str, Cell]:
+    """The cells of these names, all of them where none is named.
+
+    Raises:
+        SettingsError: an unknown name; the message has the nearest good one.
+    """
+    names = list(names)
+    for name in names:
+        if name not in CELLS:
+            near = difflib.get_close_matches(name, CELLS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(CELLS)}"
+            raise SettingsError(f"--cells: unknown cell {name!r}{hint}")
+    return {name: CELLS[name] for name in names or CELLS}

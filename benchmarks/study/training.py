@@ -1,0 +1,258 @@
+"""What a cell does: pre-train as its row says, fine-tune and rank as all rows do.
+
+Everything is drawn from the cell's seed. Films lie on the device, so no file and no codec is met on the way.
+
+Letters: B clips of a batch, N films, E length of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from benchmarks.study.budgets import Budget
+from benchmarks.study.cavmae import ContrastiveAutoencoder
+from benchmarks.study.cells import Cell
+from benchmarks.study.films import Films, Inputs, unpaired
+from cmmixer.config import preset
+from cmmixer.config.training import TrainingSettings
+from cmmixer.errors import NonFiniteError
+from cmmixer.evaluation.metrics import retrieval_metrics
+from cmmixer.losses import info_nce
+from cmmixer.mixer import draw_share
+from cmmixer.models.mae import MaskedAutoencoder, masked_mse
+from cmmixer.models.retriever import Retriever, pool
+from cmmixer.models.strip import frame_parts, pictures_to_patches, strip_grid
+from cmmixer.train.optim import adamw
+from cmmixer.train.schedule import step_size
+from cmmixer.types import Statistics
+
+EMBED_DIM = 128
+WARMUP = 0.1
+EVALUATION_BATCH = 100
+# Pairs from whose features heads start; more change the correlations little.
+CANONICAL_PAIRS = 2000
+
+Loss = Callable[[nn.Module, Tensor, Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every cell of a regime is given.
+
+    Attributes:
+        pool: films to pre-train on; regime `pools`: pictures and sounds that do not belong together.
+        pairs: films to fine-tune on.
+        gallery: films to rank.
+        statistics: measured on `pool`.
+    """
+
+    pool: Films
+    pairs: Films
+    gallery: Films
+    statistics: Statistics
+
+    @classmethod
+    def of(cls, regime: str, train: Films, gallery: Films, budget: Budget) -> Material:
+        """Cuts what was rendered into what a regime gives."""
+        if regime == "pairs":
+            return cls(train, train, gallery, train.statistics())
+        return cls(unpaired(train), train.part(budget.pairs), gallery, train.statistics())
+
+
+def run_cell(cell: Cell, material: Material, budget: Budget, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
+    """Metrics of one cell under one seed, as `retrieval_metrics` gives them, with the last pre-training loss.
+
+    Raises:
+        NonFiniteError: a step was not finite.
+    """
+    device = material.pool.video_NTCHW.device
+    inputs = {
+        name: Inputs(getattr(material, name), budget.clip, material.statistics) for name in ("pool", "pairs", "gallery")
+    }
+    torch.manual_seed(seed)
+    network, loss = _pretrained(cell, inputs["pool"], budget, seed, told)
+    torch.manual_seed(seed)
+    retriever = Retriever(
+        preset(budget.preset).model,
+        budget.clip,
+        material.statistics,
+        embed_dim=EMBED_DIM,
+        shared_tower=cell.shared_tower,
+    ).to(device)
+    _start(retriever, network)
+    if cell.canonical:
+        _start_heads(retriever, inputs["pairs"])
+    views = budget.finetune_views + (budget.pretrain_views if cell.pretrain == "contrast" else 0)
+    told(f"fine-tuning, {views} clips")
+    optimise(
+        retriever, _contrast(inputs["pairs"], cell.finetune_mask), len(material.pairs), views=views,
+        batch=budget.finetune_batch, peak=budget.finetune_lr, seed=seed,
+    )  # fmt: skip
+    video_NE, audio_NE = embed(retriever, inputs["gallery"])
+    metrics = retrieval_metrics(video_NE.numpy(), audio_NE.numpy(), gallery=material.gallery.sha256)
+    return {**metrics, "pretrain_loss": loss}
+
+
+def optimise(
+    network: nn.Module, loss_of: Loss, films: int, *, views: int, batch: int, peak: float, seed: int
+) -> float | None:
+    """AdamW over `views` clips, every film as often as any other; the mean loss of the last tenth of the steps.
+
+    Raises:
+        NonFiniteError: a loss was not finite; the step was not taken.
+    """
+    optimizer = adamw(network, TrainingSettings())
+    batch = min(batch, films)
+    steps = views // batch
+    device = next(network.parameters()).device
+    order = Generator().manual_seed(seed)
+    chance = Generator(device=device).manual_seed(seed)
+    rows = torch.cat([torch.randperm(films, generator=order) for _ in range(-(-views // films))])
+    last: list[Tensor] = []
+    network.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = step_size(step, total_steps=steps, warmup_steps=WARMUP * steps, peak=peak, floor=0.0)
+        loss = loss_of(network, rows[step * batch : (step + 1) * batch].to(device), chance)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0, error_if_nonfinite=False)
+        if not torch.isfinite(loss.detach()):
+            raise NonFiniteError(f"step {step} of {steps}: the loss is {loss.item()}")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step >= 0.9 * steps:
+            last.append(loss.detach())
+    return float(torch.stack(last).mean()) if last else None
+
+
+@torch.no_grad()
+def embed(retriever: Retriever, inputs: Inputs, batch: int = EVALUATION_BATCH) -> tuple[Tensor, Tensor]:
+    """Unit vectors of all films, [N, E] each, on the CPU; in evaluation mode, so a batch changes nothing."""
+    retriever.eval()
+    parts = [retriever(*inputs(rows)) for rows in _in_order(inputs, batch)]
+    video, audio = (torch.cat([getattr(pairs, sense).clip_BE.cpu() for pairs in parts]) for sense in ("video", "audio"))
+    return video, audio
+
+
+def _in_order(inputs: Inputs, batch: int) -> tuple[Tensor, ...]:
+    films = inputs.films
+    return torch.arange(len(films), device=films.video_NTCHW.device).split(batch)
+
+
+def _pretrained(
+    cell: Cell, inputs: Inputs, budget: Budget, seed: int, told: Callable[[str], None]
+) -> tuple[nn.Module | None, float | None]:
+    if cell.pretrain in ("none", "contrast"):
+        return None, None
+    model = preset(budget.preset).model
+    network: nn.Module
+    if cell.pretrain == "cavmae":
+        network, loss_of = ContrastiveAutoencoder(model), _joint(inputs, cell)
+    else:
+        network = MaskedAutoencoder(model, budget.clip, norm_pix=cell.norm_pix)
+        loss_of = _plain(inputs, cell) if cell.pretrain == "plain" else _mixed(inputs, cell)
+    told(f"pre-training, {budget.pretrain_views} clips")
+    network.to(inputs.films.video_NTCHW.device)
+    loss = optimise(
+        network, loss_of, len(inputs.films), views=budget.pretrain_views, batch=budget.pretrain_batch,
+        peak=budget.pretrain_lr, seed=seed,
+    )  # fmt: skip
+    return network, loss
+
+
+def _start(retriever: Retriever, network: nn.Module | None) -> None:
+    if isinstance(network, ContrastiveAutoencoder):
+        for sense, state in network.towers().items():
+            retriever.encoders[sense].load_state_dict(state)
+    elif network is not None:
+        retriever.start_from(network.state_dict())
+
+
+@torch.no_grad()
+def _start_heads(retriever: Retriever, inputs: Inputs) -> None:
+    found: dict[str, list[Tensor]] = {"video": [], "audio": []}
+    for rows in _in_order(inputs, EVALUATION_BATCH)[: CANONICAL_PAIRS // EVALUATION_BATCH]:
+        for sense, pictures in zip(found, inputs(rows), strict=True):
+            found[sense].append(retriever.features(sense, pictures))
+    retriever.start_heads(torch.cat(found["video"]), torch.cat(found["audio"]))
+
+
+def _mixed(inputs: Inputs, cell: Cell) -> Loss:
+    """Fuse, then separate; with `contrast`, a contrastive term of the same encoder's view of each sense alone beside it."""
+
+    def loss(network: nn.Module, rows: Tensor, chance: Generator) -> Tensor:
+        assert isinstance(network, MaskedAutoencoder)
+        video, audio = inputs(rows)
+        share = draw_share(cell.mixer, batch=len(rows), generator=chance, patch=network.patch, **_size(video))
+        output = network(video, audio, share, mask_ratio=cell.mask_ratio, noise_BL=_noise(network, video, chance))
+        if not cell.contrast:
+            return output.loss
+        return output.loss + cell.contrast * _contrast_of_encoder(network, video, audio, cell, chance)
+
+    return loss
+
+
+def _plain(inputs: Inputs, cell: Cell) -> Loss:
+    """Each sense alone through the same encoder: one half of a batch gives its pictures, the other its sounds."""
+
+    def loss(network: nn.Module, rows: Tensor, chance: Generator) -> Tensor:
+        assert isinstance(network, MaskedAutoencoder)
+        video, audio = inputs(rows)
+        half = len(rows) // 2
+        share = torch.zeros_like(video[:, :, :1])
+        share[half:] = 1.0
+        output = network(video, audio, share, mask_ratio=cell.mask_ratio, noise_BL=_noise(network, video, chance))
+        video_target, audio_target = network.target(network.patches(video)), network.target(network.patches(audio))
+        seen, heard = slice(0, half), slice(half, None)
+        return masked_mse(output.prediction_video[seen], video_target[seen], output.mask[seen]) + masked_mse(
+            output.prediction_audio[heard], audio_target[heard], output.mask[heard]
+        )
+
+    return loss
+
+
+def _joint(inputs: Inputs, cell: Cell) -> Loss:
+    def loss(network: nn.Module, rows: Tensor, chance: Generator) -> Tensor:
+        value: Tensor = network(*inputs(rows), cell.mask_ratio, chance)
+        return value
+
+    return loss
+
+
+def _contrast(inputs: Inputs, mask_ratio: float) -> Loss:
+    def loss(network: nn.Module, rows: Tensor, chance: Generator) -> Tensor:
+        pairs = network(*inputs(rows), mask_ratio=mask_ratio, generator=chance)
+        return info_nce(pairs.video.clip_BE, pairs.audio.clip_BE, pairs.logit_scale)
+
+    return loss
+
+
+def _contrast_of_encoder(
+    network: MaskedAutoencoder, video: Tensor, audio: Tensor, cell: Cell, chance: Generator, temperature: float = 0.1
+) -> Tensor:
+    _, frames, _, height, width = video.shape
+    grid = strip_grid(height, width, frames, network.patch)
+    parts = frame_parts(frames, grid, network.patch, device=video.device)
+    unit = []
+    for pictures in (video, audio):
+        patches, noise = pictures_to_patches(pictures, network.patch), _noise(network, pictures, chance)
+        features, _ = pool(network.encoder.encode(patches, grid, mask_ratio=cell.mask_ratio, noise=noise), parts)
+        # The batch's own statistics, as the retriever's heads use them.
+        features = (features - features.mean(0)) * torch.rsqrt(features.var(0, correction=0) + 1e-5)
+        unit.append(nn.functional.normalize(features, dim=-1))
+    return info_nce(unit[0], unit[1], 1.0 / temperature)
+
+
+def _noise(network: MaskedAutoencoder, video: Tensor, chance: Generator) -> Tensor:
+    batch, frames, _, height, width = video.shape
+    tokens = strip_grid(height, width, frames, network.patch).tokens
+    return torch.rand(batch, tokens, generator=chance, device=video.device)
+
+
+def _size(video: Tensor) -> dict[str, int]:
+    return {"frames": video.shape[1], "height": video.shape[3], "width": video.shape[4]}
