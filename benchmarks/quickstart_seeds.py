@@ -81,11 +81,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             f"{first['chance']['R@1']:.3f}",
         )
         lines.append(f"| {words} | {' | '.join(figures)} |")
-    seeds = ", ".join(str(row["seed"]) for row in rows)
-    minutes = ", ".join(_minutes(row) for row in rows)
+    others = ", ".join(str(row["seed"]) for row in rows[1:])
+    and_others = f" and the same with {others}" if others else ""
+    minutes = ", ".join(f"{row['minutes']['total']:.1f}" for row in rows)
     lines += [
         "",
-        f"`cmmixer quickstart --seed {seeds}`, {first['train_clips']} training clips, {minutes} minutes on {first['machine']['cores']} cores "
+        f"`cmmixer quickstart --seed {first['seed']}`{and_others}: {first['train_clips']} training clips, {minutes} minutes on {first['machine']['cores']} cores "
         f"(x86-64 with AVX2, no GPU), torch {first['machine']['torch']}, {first['date']}. Stored in `benchmarks/results/`, made by "
         "`python -m benchmarks.quickstart_seeds`.",
     ]
@@ -96,12 +97,6 @@ def _first_places(rows: Sequence[dict[str, Any]], way: str) -> str:
     values = [row[way]["R@1"] for row in rows]
     low, high = rows[0]["intervals"][way]["R@1"] if len(rows) == 1 else (min(values), max(values))
     return f"{sum(values) / len(values):.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _minutes(row: dict[str, Any]) -> str:
-    """How long it took; a result may say that the machine had other work (`beside_other_work`, written by hand)."""
-    beside = " (beside other work)" if row.get("beside_other_work") else ""
-    return f"{row['minutes']['total']:.1f}{beside}"
 
 
 def with_table(text: str, figures: str) -> str:

@@ -7,7 +7,7 @@ from benchmarks.quickstart_seeds import README, results, table, with_table
 
 def test_the_readme_s_table_is_made_from_the_stored_results() -> None:
     rows = results()
-    assert len(rows) >= 1
+    assert len(rows) >= 3
     assert README.read_text() == with_table(README.read_text(), table(rows))
 
 
@@ -18,5 +18,4 @@ def test_the_quickstart_s_target_holds_for_every_seed() -> None:
             low, high = 0.0, 4 * row["chance"]["R@1"]
             assert low <= row["shuffled_pairs"][way]["R@1"] <= high
         assert row["candidates"] == 200
-        # A stored time counts only where the machine had nothing else to do.
-        assert row["minutes"]["total"] <= 10 or row["beside_other_work"]
+        assert row["minutes"]["total"] <= 10

@@ -1,0 +1,171 @@
+"""The study's document: one table and one plot for each regime, made from the stored rows and from nothing else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.study.budgets import BUDGETS, REGIMES, Budget
+from benchmarks.study.cells import CELLS, CONTROLS
+from benchmarks.study.results import stored
+
+ROOT = Path(__file__).resolve().parents[2]
+WAYS = ("video_to_audio", "audio_to_video")
+FIGURES = ("R@1", "R@5", "R@10", "MedR")
+CONTROL_COLOUR, OTHER_COLOUR = "#d55e00", "#0072b2"
+REGIME_WORDS = {
+    "pairs": "every film's picture and sound belong together, in pre-training too",
+    "pools": "pre-training sees footage and sounds that do not belong together; true pairs come with the fine-tuning only",
+}
+
+Rows = Mapping[str, Sequence[dict[str, Any]]]
+
+
+def write_document(results: Path, budget: str, document: Path | None = None) -> Path:
+    """Writes the document and its plot beside it, and says where.
+
+    A smoke run's goes to the cache, since its figures mean nothing; the others share `docs/study.md`.
+    """
+    if document is None:
+        document = ROOT / (".cache/study/smoke.md" if budget == "smoke" else "docs/study.md")
+    shown = ["smoke"] if budget == "smoke" else [name for name in BUDGETS if name != "smoke" and stored(results, name)]
+    document.parent.mkdir(parents=True, exist_ok=True)
+    parts = [_HEAD]
+    for name in shown:
+        picture = document.parent / "images" / f"study-{name}.png"
+        picture.parent.mkdir(exist_ok=True)
+        rows = stored(results, name)
+        by_regime = {
+            regime: _by_cell(rows, regime) for regime in REGIMES if any(row["regime"] == regime for row in rows)
+        }
+        _plot(by_regime, picture)
+        parts.append(_section(name, BUDGETS[name], rows, by_regime, f"images/{picture.name}"))
+    document.write_text("\n".join(parts))
+    return document
+
+
+_HEAD = """# Study: does mixing help, and what makes retrieval best?
+
+Written by `python -m benchmarks.study`; do not edit. Every row fine-tunes and ranks alike; rows differ in how the towers start. Films are
+the project's synthetic ones, gallery and training films of different seeds. Figures are means over seeds, with the lowest and highest seed in
+brackets; R@1 (mean) is the mean of both directions.
+"""
+
+
+def _by_cell(rows: Sequence[dict[str, Any]], regime: str) -> dict[str, list[dict[str, Any]]]:
+    """Rows of a regime by cell, in the order of `CELLS`."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["regime"] == regime:
+            found[row["cell"]].append(row)
+    return {name: found[name] for name in CELLS if name in found}
+
+
+def both_ways(row: dict[str, Any]) -> float:
+    """R@1, the mean of both directions."""
+    return sum(row[way]["R@1"] for way in WAYS) / len(WAYS)
+
+
+def _section(
+    name: str, budget: Budget, rows: Sequence[dict[str, Any]], by_regime: Mapping[str, Rows], picture: str
+) -> str:
+    lines = [f"## Budget `{name}`: {budget.words}", ""]
+    lines += [
+        f"Preset {budget.preset}, {budget.difficulty} films, {budget.films:,} of them to train on, gallery of {budget.gallery:,}. Pre-training sees "
+        f"{budget.pretrain_views:,} clips in batches of {budget.pretrain_batch} (step size {budget.pretrain_lr:g}), fine-tuning {budget.finetune_views:,} in "
+        f"batches of {budget.finetune_batch} ({budget.finetune_lr:g}); `contrast` gets all of these for its contrast. {_made_on(rows)}",
+        "",
+        f"![R@1 of every row]({picture})",
+        "",
+    ]
+    for regime, cells in by_regime.items():
+        lines += [f"### `{regime}`: {REGIME_WORDS[regime]}", ""]
+        if regime == "pools":
+            lines += [f"Fine-tuning has {budget.pairs:,} true pairs.", ""]
+        lines += [*_table(cells), "", *_findings(cells), ""]
+        missing = [cell for cell in CELLS if cell not in cells]
+        if missing:
+            lines += [f"Not run: {', '.join(f'`{cell}`' for cell in missing)}.", ""]
+    return "\n".join(lines)
+
+
+def _made_on(rows: Sequence[dict[str, Any]]) -> str:
+    machines = sorted(
+        {
+            f"{row['machine']['cores']} cores, GPU: {row['machine']['cuda']}, torch {row['machine']['torch']}"
+            for row in rows
+        }
+    )
+    dates, commits = sorted({row["date"] for row in rows}), sorted({row["commit"] for row in rows})
+    return f"Machine: {'; '.join(machines)}. Date: {', '.join(dates)}. Commit: {', '.join(commits)} (`+`: with changes not yet committed)."
+
+
+def _table(cells: Rows) -> list[str]:
+    head = ["row", "what", "seeds", "R@1 (mean)"]
+    head += [f"{figure} {arrow}" for figure in FIGURES for arrow in ("p→s", "s→p")] + ["minutes"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for name, rows in cells.items():
+        values = [_spread([both_ways(row) for row in rows], 3)]
+        values += [
+            _mean([row[way][figure] for row in rows], 0 if figure == "MedR" else 3)
+            for figure in FIGURES
+            for way in WAYS
+        ]
+        minutes = _mean([row["minutes"] for row in rows], 1)
+        lines.append(f"| `{name}` | {CELLS[name].words} | {len(rows)} | {' | '.join(values)} | {minutes} |")
+    return lines
+
+
+def _findings(cells: Rows) -> list[str]:
+    """What the figures say, in sentences whose numbers are computed."""
+    means = {name: sum(map(both_ways, rows)) / len(rows) for name, rows in cells.items()}
+    shuffled = [row["shuffled_pairs"][way]["R@1"] for rows in cells.values() for row in rows for way in WAYS]
+    first = next(iter(cells.values()))[0]
+    lines = [
+        f"With the pairs shuffled, R@1 lies between {min(shuffled):.4f} and {max(shuffled):.4f} over all rows; chance is {first['chance']['R@1']:.4f}."
+    ]
+    controls = {name: means[name] for name in CONTROLS if name in means}
+    others = {name: value for name, value in means.items() if name not in CONTROLS}
+    if controls and others:
+        best, control = max(others, key=others.__getitem__), max(controls, key=controls.__getitem__)
+        apart = min(map(both_ways, cells[best])) > max(map(both_ways, cells[control]))
+        lines += [
+            "",
+            f"Best row: `{best}`, {others[best]:.3f}. Best control: `{control}`, {controls[control]:.3f}. Ratio {others[best] / controls[control]:.2f}; "
+            f"their seeds {'do not overlap' if apart else 'overlap'}.",
+        ]
+    return lines
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    return f"{_mean(values, digits)} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    return f"{sum(values) / len(values):.{digits}f}"
+
+
+def _plot(by_regime: Mapping[str, Rows], path: Path) -> None:
+    """A dot for every row's mean, a tick for every seed; one panel a regime."""
+    longest = max(len(cells) for cells in by_regime.values())
+    figure = Figure(figsize=(6.4 * len(by_regime), 1.2 + 0.27 * longest), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for position, (regime, cells) in enumerate(by_regime.items(), start=1):
+        axes = figure.add_subplot(1, len(by_regime), position)
+        for place, (name, rows) in enumerate(reversed(list(cells.items()))):
+            values = [both_ways(row) for row in rows]
+            colour = CONTROL_COLOUR if name in CONTROLS else OTHER_COLOUR
+            axes.plot(values, [place] * len(values), "|", color=colour, markersize=9)
+            axes.plot([sum(values) / len(values)], [place], "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(cells)), [CELLS[name].words for name in reversed(list(cells))], fontsize=8)
+        axes.set_title(f"{regime}: R@1, mean of both directions", fontsize=9, loc="left")
+        axes.set_xlim(left=0.0)
+        axes.grid(axis="x", color="#d9dee4", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.savefig(path, metadata={"Software": None})

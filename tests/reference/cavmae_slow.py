@@ -1,0 +1,78 @@
+"""CAV-MAE's loss clip by clip, from the formulas of arXiv 2210.07839, on the weights of ours."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.reference import strip_slow
+
+
+def _patches(pictures_TCHW: Tensor, patch: int) -> Tensor:
+    strip = strip_slow.strip(pictures_TCHW.double().numpy(), interleave=False)
+    return torch.tensor(strip_slow.patches(strip, patch))
+
+
+def _positions(rows: int, cols: int, dim: int) -> Tensor:
+    return torch.tensor(strip_slow.positions(rows, cols, dim))
+
+
+def _block(block: Any, norms: Any, tokens_ND: Tensor) -> Tensor:
+    """The shared attention and MLP under the norms of a stream."""
+    tokens = tokens_ND + block.attention(norms.norm_1(tokens_ND)[None])[0]
+    return tokens + block.mlp(norms.norm_2(tokens))
+
+
+@torch.no_grad()
+def loss(network: Any, video: Tensor, audio: Tensor, noises: list[Tensor], mask_ratio: float) -> float:
+    """L_r + 0.01 L_c of a batch, one clip at a time."""
+    pictures = {"video": video, "audio": audio}
+    means: dict[str, list[Tensor]] = {"video": [], "audio": []}
+    errors = {"video": 0.0, "audio": 0.0}
+    shared = network.encoders["video"].blocks[-1]
+    for clip in range(len(video)):
+        streams, keeps, patches = {}, {}, {}
+        for number, sense in enumerate(("video", "audio")):
+            encoder = network.encoders[sense]
+            patches[sense] = _patches(pictures[sense][clip], network.patch)
+            count = len(patches[sense])
+            order = torch.argsort(noises[number][clip], stable=True).tolist()
+            keeps[sense] = order[: round(count * (1 - mask_ratio))]
+            positions = _positions(4, count // 4, encoder.model.dim)
+            tokens = torch.stack(
+                [encoder.embed(patches[sense][at]) + positions[at] + network.modality[sense] for at in keeps[sense]]
+            )
+            for block in encoder.blocks[:-1]:
+                tokens = _block(block, block, tokens)
+            streams[sense] = tokens
+            alone = encoder.norm(_block(shared, encoder.blocks[-1], tokens)).mean(0)
+            means[sense].append(alone / alone.norm())
+        both = network.joint_norm(_block(shared, network.joint, torch.cat([streams["video"], streams["audio"]])))
+        rows = []
+        for sense, part in zip(("video", "audio"), both.split(len(keeps["video"])), strict=True):
+            count = len(patches[sense])
+            full = network.mask_token.expand(count, -1).clone()
+            for place, at in enumerate(keeps[sense]):
+                full[at] = network.embed(part[place])
+            rows.append(full + _positions(4, count // 4, full.shape[1]) + network.decoder_modality[sense])
+        decoded = torch.cat(rows)
+        for block in network.decoder:
+            decoded = _block(block, block, decoded)
+        halves = network.decoder_norm(decoded).split(len(patches["video"]))
+        for sense, half in zip(("video", "audio"), halves, strict=True):
+            hidden = [at for at in range(len(half)) if at not in keeps[sense]]
+            back = [float(((network.heads[sense](half[at]) - patches[sense][at]) ** 2).mean()) for at in hidden]
+            errors[sense] += sum(back) / len(back) / len(video)
+    return errors["video"] + errors["audio"] + 0.01 * _contrast(means["video"], means["audio"])
+
+
+def _contrast(video: list[Tensor], audio: list[Tensor], temperature: float = 0.05) -> float:
+    total = 0.0
+    for rows, columns in ((video, audio), (audio, video)):
+        for number, row in enumerate(rows):
+            scores = [math.exp(float(row @ column) / temperature) for column in columns]
+            total -= math.log(scores[number] / sum(scores)) / len(rows) / 2
+    return total

@@ -1,0 +1,246 @@
+"""The study: its rows can be told apart, leak nothing, are written at once, and bad input stops it before any training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.study import __main__ as study
+from benchmarks.study import budgets, films, training
+from benchmarks.study.budgets import BUDGETS, Budget
+from benchmarks.study.cavmae import ContrastiveAutoencoder
+from benchmarks.study.cells import CELLS, FRAMES, Cell, chosen
+from benchmarks.study.films import Films, Inputs, unpaired
+from benchmarks.study.training import Material
+from cmmixer.config import preset
+from cmmixer.errors import SettingsError
+from cmmixer.losses import info_nce
+from cmmixer.mixer import draw_share
+from cmmixer.models.retriever import Retriever
+from cmmixer.models.strip import Grid
+from tests.reference import cavmae_slow
+
+TINY = dataclasses.replace(
+    BUDGETS["smoke"],
+    films=24,
+    pairs=12,
+    gallery=10,
+    pretrain_views=16,
+    finetune_views=12,
+    pretrain_batch=8,
+    finetune_batch=6,
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("films")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
+    """A budget of seconds, and fewer films to a chunk."""
+    monkeypatch.setitem(BUDGETS, "smoke", TINY)
+    return cache
+
+
+def _films(cache: Path, count: int, seed: int = 1) -> Films:
+    return films.films(count, TINY.clip, seed=seed, difficulty="easy", cache=cache, workers=1, told=lambda words: None)
+
+
+@pytest.fixture(scope="module")
+def train(cache: Path) -> Films:
+    return _films(cache, 24)
+
+
+def test_rendered_films_come_back_from_the_cache_and_a_longer_set_begins_with_them(cache: Path, train: Films) -> None:
+    told: list[str] = []
+    again = films.films(30, TINY.clip, seed=1, difficulty="easy", cache=cache, workers=1, told=told.append)
+    assert told == []
+    assert torch.equal(again.video_NTCHW[:24], train.video_NTCHW)
+    assert torch.equal(again.decibels_NT1HW[:24], train.decibels_NT1HW)
+    assert train.video_NTCHW.shape == (24, 4, 3, 64, 64)
+    assert train.decibels_NT1HW.shape == (24, 4, 1, 64, 64)
+
+
+def test_pools_hold_no_true_pair_and_pairs_come_from_the_same_films(train: Films) -> None:
+    pools = Material.of("pools", train, train, TINY)
+    assert all(not torch.equal(a, b) for a, b in zip(pools.pool.decibels_NT1HW, train.decibels_NT1HW, strict=True))
+    assert torch.equal(unpaired(unpaired(train)).decibels_NT1HW, train.decibels_NT1HW)
+    assert torch.equal(pools.pairs.decibels_NT1HW, train.decibels_NT1HW[:12])
+    assert torch.equal(pools.pairs.video_NTCHW, train.video_NTCHW[:12])
+    pairs = Material.of("pairs", train, train, TINY)
+    assert pairs.pool is pairs.pairs is train
+
+
+def test_inputs_are_standardised(train: Films) -> None:
+    video, audio = Inputs(train, TINY.clip, train.statistics())(torch.arange(24))
+    assert video.mean((0, 1, 3, 4)).tolist() == pytest.approx([0, 0, 0], abs=1e-3)
+    assert video.std((0, 1, 3, 4)).tolist() == pytest.approx([1, 1, 1], abs=1e-2)
+    assert (float(audio.mean()), float(audio.std())) == pytest.approx((0, 1), abs=1e-2)
+
+
+def test_swapped_frames_are_all_picture_or_all_sound() -> None:
+    chance = torch.Generator().manual_seed(0)
+    share = draw_share(FRAMES, batch=200, frames=4, height=8, width=8, patch=8, generator=chance)
+    per_frame = share.flatten(2)
+    assert torch.equal(per_frame.amin(2).round(decimals=3), per_frame.amax(2).round(decimals=3))
+    whole = (share < 0.01) | (share > 0.99)
+    assert float(whole.float().mean()) > 0.98
+    assert float(share.mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_plain_mae_sees_one_sense_at_a_time_and_is_asked_for_it_alone(train: Films) -> None:
+    inputs = Inputs(train, TINY.clip, train.statistics())
+    torch.manual_seed(0)
+    seen: list[Any] = []
+
+    class Watched(training.MaskedAutoencoder):
+        def forward(self, *arguments: Any, **named: Any) -> Any:
+            seen.append((arguments, super().forward(*arguments, **named)))
+            return seen[-1][1]
+
+    network = Watched(preset("nano").model, TINY.clip)
+    loss = training._plain(inputs, CELLS["plain"])(network, torch.arange(8), torch.Generator().manual_seed(0))
+    (video, audio, share), output = seen[0]
+    assert share[:4].max() == 0
+    assert share[4:].min() == 1
+    errors = []
+    for clip in range(8):
+        target = network.patches((video if clip < 4 else audio)[clip : clip + 1])[0]
+        back = (output.prediction_video if clip < 4 else output.prediction_audio)[clip]
+        errors.append(float(((back.detach() - target) ** 2).mean(1)[output.mask[clip] == 1].mean()))
+    assert loss.item() == pytest.approx(sum(errors[:4]) / 4 + sum(errors[4:]) / 4, rel=1e-5)
+
+
+def test_cav_mae_is_its_formulas_and_its_towers_fit_the_retriever(train: Films) -> None:
+    inputs = Inputs(train, TINY.clip, train.statistics())
+    torch.manual_seed(0)
+    network = ContrastiveAutoencoder(preset("nano").model)
+    video, audio = inputs(torch.arange(3))
+    loss = network(video, audio, 0.75, torch.Generator().manual_seed(5))
+    noise = torch.Generator().manual_seed(5)
+    noises = [torch.rand(3, 64, generator=noise) for _ in range(2)]
+    assert loss.item() == pytest.approx(cavmae_slow.loss(network, video, audio, noises, 0.75), rel=1e-4)
+    loss.backward()
+    assert all(parameter.grad is not None for name, parameter in network.named_parameters() if not name.endswith("cls"))
+    towers = network.towers()
+    shared = "blocks.3.attention.qkv.weight"
+    assert torch.equal(towers["video"][shared], towers["audio"][shared])
+    assert not torch.equal(towers["video"]["blocks.0.mlp.0.weight"], towers["audio"]["blocks.0.mlp.0.weight"])
+    retriever = Retriever(preset("nano").model, TINY.clip, train.statistics(), embed_dim=8)
+    training._start(retriever, network)
+    assert torch.equal(
+        retriever.encoders["audio"].embed.bias, network.encoders["audio"].embed.bias + network.modality["audio"]
+    )
+
+
+def test_the_contrastive_term_is_the_loss_of_unit_features(train: Films) -> None:
+    inputs = Inputs(train, TINY.clip, train.statistics())
+    torch.manual_seed(0)
+    network = training.MaskedAutoencoder(preset("nano").model, TINY.clip)
+    video, audio = inputs(torch.arange(6))
+    cell = Cell("", mask_ratio=0.5)
+    got = training._contrast_of_encoder(network, video, audio, cell, torch.Generator().manual_seed(2))
+    chance = torch.Generator().manual_seed(2)
+    unit = []
+    for pictures in (video, audio):
+        noise = torch.rand(6, 64, generator=chance)
+        encoded = network.encoder.encode(network.patches(pictures), Grid(4, 16), mask_ratio=0.5, noise=noise)
+        features = encoded.tokens_BND[:, 1:].mean(1)
+        features = (features - features.mean(0)) / (features.var(0, correction=0) + 1e-5).sqrt()
+        unit.append(features / features.norm(dim=1, keepdim=True))
+    assert got.item() == pytest.approx(info_nce(unit[0], unit[1], 10.0).item(), rel=1e-5)
+
+
+def test_the_whole_budget_of_contrast_sees_as_many_clips_as_the_others_together(
+    train: Films, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[int]] = {}
+
+    def noted(network: Any, loss_of: Any, count: int, *, views: int, **rest: Any) -> None:
+        seen.setdefault(current, []).append(views)
+
+    monkeypatch.setattr(training, "optimise", noted)
+    material = Material.of("pairs", train, train.part(10), TINY)
+    for current in ("scratch", "contrast", "image", "cavmae"):
+        training.run_cell(CELLS[current], material, TINY, 0, lambda words: None)
+    assert seen == {"scratch": [12], "contrast": [28], "image": [16, 12], "cavmae": [16, 12]}
+
+
+def test_vectors_do_not_depend_on_the_batch_and_a_seed_gives_the_same_figures(train: Films) -> None:
+    material = Material.of("pairs", train, train.part(10), TINY)
+    first, second = (training.run_cell(CELLS["frames"], material, TINY, 3, lambda words: None) for _ in range(2))
+    assert first == second
+    retriever = Retriever(preset("nano").model, TINY.clip, material.statistics, embed_dim=8)
+    inputs = Inputs(material.gallery, TINY.clip, material.statistics)
+    for whole, ones in zip(training.embed(retriever, inputs), training.embed(retriever, inputs, batch=1), strict=True):
+        torch.testing.assert_close(whole, ones, rtol=0, atol=1e-5)
+
+
+def test_every_row_runs_is_written_at_once_and_is_not_run_again(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [
+        "--results",
+        str(tmp_path / "rows"),
+        "--cache",
+        str(small),
+        "--workers",
+        "1",
+        "--document",
+        str(tmp_path / "study.md"),
+    ]
+    assert study.main([*arguments]) == 0
+    rows = sorted((tmp_path / "rows" / "smoke").glob("*.json"))
+    assert len(rows) == 2 * len(CELLS)
+    for file in rows:
+        row = json.loads(file.read_text())
+        assert file.name == f"{row['regime']}-{row['cell']}-seed-0.json"
+        assert row["candidates"] == 10
+        assert 0 <= row["shuffled_pairs"]["video_to_audio"]["R@1"] <= 0.4
+        assert row["machine"]["torch"] == torch.__version__
+        assert (row["pretrain_loss"] is None) == (CELLS[row["cell"]].pretrain in ("none", "contrast"))
+    text = (tmp_path / "study.md").read_text()
+    assert all(f"| `{name}` | {cell.words} | 1 |" in text for name, cell in CELLS.items())
+    assert (tmp_path / "images" / "study-smoke.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(study, "run_cell", lambda *_: pytest.fail("a finished cell was run again"))
+    assert study.main([*arguments]) == 0
+    rows[0].write_text(json.dumps({**json.loads(rows[0].read_text()), "study_version": 99}))
+    capsys.readouterr()
+    assert study.main([*arguments]) == 2
+    assert "a row of study version 99, this is version 1 (1 such rows); move them away" in capsys.readouterr().err
+    rows[0].write_text("half a row")
+    assert study.main([*arguments]) == 2
+    assert "not a row of a study" in capsys.readouterr().err
+
+
+def test_bad_input_is_refused_before_any_training(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert study.main(["--cells", "frame", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "study: --cells: unknown cell 'frame'; did you mean 'frames'?\n"
+    assert list(chosen([])) == list(CELLS)
+    with pytest.raises(SettingsError, match=r"--budget: its films take 0\.\d GB of memory and 0\.1 GB are there"):
+        budgets.check_memory(BUDGETS["cpu"], 100_000_000)
+    budgets.check_memory(BUDGETS["smoke"], 4_000_000_000)
+
+
+def test_the_study_imports_nothing_that_a_bare_gpu_machine_lacks() -> None:
+    code = "import sys, benchmarks.study.__main__; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name in ("av", "lance", "lancedb", "pyarrow", "kornia", "PIL", "rich", "jsonargparse", "safetensors", "pebble"):
+        assert f"'{name}'" not in found
+
+
+def test_budgets_differ_in_size_only() -> None:
+    assert set(BUDGETS) == {"smoke", "cpu", "gpu"}
+    assert all(
+        isinstance(budget, Budget) and len(budget.seeds) >= 3 for name, budget in BUDGETS.items() if name != "smoke"
+    )
+    assert BUDGETS["gpu"].film_bytes() == 101_000 * 4 * 224 * 224 * 5
