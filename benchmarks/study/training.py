@@ -125,7 +125,7 @@ def optimise(
             raise NonFiniteError(f"step {step} of {steps}: the loss is {loss.item()}")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step >= 0.9 * steps:
+        if step >= min(0.9 * steps, steps - 1):
             last.append(loss.detach())
     return float(torch.stack(last).mean()) if last else None
 
