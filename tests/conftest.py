@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmmixer.config import ClipSettings
+from cmmixer import checkpoint
+from cmmixer.config import ClipSettings, ModelSettings, preset
 from cmmixer.data.dataset import ArrayClips
+from cmmixer.types import Statistics
 
 REAL_MEDIA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -32,3 +34,24 @@ def random_clips(count: int, clip: ClipSettings = PICO, seed: int = 0) -> ArrayC
     pixels = chance.uniform(0, 1, (count, clip.frames, clip.height, clip.width, 3)) * level
     samples = chance.normal(size=(count, clip.frames, clip.window_samples)) * level[..., 0, 0] * 3000
     return ArrayClips((pixels * 255).astype(np.uint8).transpose(0, 1, 4, 2, 3), samples.astype(np.int16))
+
+
+def untrained_run(
+    folder: Path,
+    clip: ClipSettings,
+    *,
+    model: ModelSettings | None = None,
+    embed_dim: int = 16,
+    mel_mean: float = -50.0,
+) -> Path:
+    """A retriever that has learnt nothing, as the folder of a run."""
+    card = checkpoint.Card(
+        kind="retriever",
+        model=model or preset("nano").model,
+        clip=clip,
+        statistics=Statistics((0.4, 0.4, 0.4), (0.2, 0.2, 0.2), mel_mean, 20.0, clips=1),
+        options={"embed_dim": embed_dim},
+        settings={},
+    )
+    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), {}, {}, keep=1)
+    return folder

@@ -9,15 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from cmmixer import checkpoint
-from cmmixer.checkpoint import Card
-from cmmixer.config import ClipSettings, SynthesizeSettings, preset
+from cmmixer.config import SynthesizeSettings
 from cmmixer.media.synthetic.films import synthesize
-from cmmixer.types import Statistics
-from tests.conftest import NANO
+from tests.conftest import NANO, untrained_run
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -34,22 +30,8 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.glob("*.mp4"))
 
 
-def _retriever(folder: Path, clip: ClipSettings) -> Path:
-    statistics = Statistics((0.4, 0.4, 0.4), (0.2, 0.2, 0.2), -50.0, 20.0, clips=1)
-    card = Card(
-        kind="retriever",
-        model=preset("nano").model,
-        clip=clip,
-        statistics=statistics,
-        options={"embed_dim": 16},
-        settings={},
-    )
-    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), {"none": torch.zeros(1)}, {}, keep=1)
-    return folder
-
-
 def test_sounds_are_ranked_best_first(films: list[Path], tmp_path: Path) -> None:
-    out = _run("rank_sounds.py", _retriever(tmp_path / "run", NANO), films[0], *films)
+    out = _run("rank_sounds.py", untrained_run(tmp_path / "run", NANO), films[0], *films)
     rows = [line.split() for line in out.splitlines()]
     assert sorted(name for _, name in rows) == [film.name for film in films]
     cosines = [float(cosine) for cosine, _ in rows]

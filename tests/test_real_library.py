@@ -16,8 +16,8 @@ from cmmixer.embedding import load, load_encoder
 from cmmixer.errors import CheckpointError, SettingsError
 from cmmixer.indexing import MomentIndex, index
 from cmmixer.searching import search
-from cmmixer.types import Statistics
 from tests.coloured_films import BLUE, CLIP, GREEN, RED, film
+from tests.conftest import untrained_run
 
 SMALL = ModelSettings(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=8)
 
@@ -25,15 +25,8 @@ SMALL = ModelSettings(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1,
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A retriever that has learnt nothing, as a run's folder."""
-    folder = tmp_path_factory.mktemp("run")
-    statistics = Statistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), -40.0, 20.0, clips=1)
-    options = {"embed_dim": 12}
-    card = checkpoint.Card(
-        kind="retriever", model=SMALL, clip=CLIP, statistics=statistics, options=options, settings={}
-    )
     torch.manual_seed(0)
-    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), {}, {}, keep=1)
-    return folder
+    return untrained_run(tmp_path_factory.mktemp("run"), CLIP, model=SMALL, embed_dim=12)
 
 
 def test_a_checkpoint_as_an_encoder(run: Path, tmp_path: Path) -> None:

@@ -6,32 +6,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
-from cmmixer import checkpoint
-from cmmixer.checkpoint import Card
-from cmmixer.config import IndexSettings, SearchSettings, preset
+from cmmixer.config import IndexSettings, SearchSettings
 from cmmixer.embedding import load_encoder
 from cmmixer.errors import InputError, MediaError
 from cmmixer.indexing import index
 from cmmixer.searching import search
-from cmmixer.types import Statistics
-from tests.conftest import NANO
-
-STATISTICS = Statistics((0.4, 0.4, 0.4), (0.2, 0.2, 0.2), -50.0, 20.0, clips=1)
+from tests.conftest import NANO, untrained_run
 
 
 @pytest.mark.data
 def test_every_hostile_query_is_answered_or_refused_in_one_line(real_media: Path, films: Path, tmp_path: Path) -> None:
-    card = Card(
-        kind="retriever",
-        model=preset("nano").model,
-        clip=NANO,
-        statistics=STATISTICS,
-        options={"embed_dim": 16},
-        settings={},
-    )
-    checkpoint.save(tmp_path / "run", card, checkpoint.build(card).state_dict(), {"none": torch.zeros(1)}, {}, keep=1)
+    untrained_run(tmp_path / "run", NANO)
     encoder = load_encoder(str(tmp_path / "run"), "cpu")
     index(IndexSettings(model=str(tmp_path / "run"), data=str(films), index=str(tmp_path / "index"), device="cpu"))
     queries = sorted((real_media / "hostile").glob("*/*"))

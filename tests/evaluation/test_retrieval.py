@@ -12,31 +12,17 @@ import pytest
 import torch
 
 from cmmixer import checkpoint
-from cmmixer.checkpoint import Card
-from cmmixer.config import EvaluateSettings, preset
+from cmmixer.config import EvaluateSettings
 from cmmixer.data.dataset import ArrayClips
 from cmmixer.errors import DataError, MediaError
 from cmmixer.evaluation.retrieval import Evaluation, choose, evaluate
-from cmmixer.types import Statistics
-from tests.conftest import PICO, random_clips
-
-STATISTICS = Statistics((0.25, 0.25, 0.25), (0.2, 0.2, 0.2), -30.0, 10.0, clips=1)
+from tests.conftest import PICO, random_clips, untrained_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A retriever of random weights."""
-    folder = tmp_path_factory.mktemp("run")
-    card = Card(
-        kind="retriever",
-        model=preset("nano").model,
-        clip=PICO,
-        statistics=STATISTICS,
-        options={"embed_dim": 16},
-        settings={},
-    )
-    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), {"none": torch.zeros(1)}, {}, keep=1)
-    return folder
+    return untrained_run(tmp_path_factory.mktemp("run"), PICO, mel_mean=-30.0)
 
 
 def settings(run: Path, **changes: Any) -> EvaluateSettings:
