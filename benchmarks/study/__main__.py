@@ -25,10 +25,10 @@ import torch
 
 from benchmarks.study.budgets import BUDGETS, REGIMES, Budget, check_memory
 from benchmarks.study.cells import CELLS, Cell, chosen
-from benchmarks.study.films import films
+from benchmarks.study.films import Films, films
 from benchmarks.study.results import RESULTS, STUDY_VERSION, check_versions, path_of, stored
 from benchmarks.study.training import Material, run_cell
-from cmmixer.errors import InputError, SettingsError
+from cmmixer.errors import CMMixerError, InputError, SettingsError
 from cmmixer.evaluation.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
-    except InputError as error:
+    except CMMixerError as error:
         print(f"study: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -71,7 +71,7 @@ def _study(missing: Sequence[tuple[str, str, int]], options: argparse.Namespace,
         return
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    def rendered(count: int, seed: int) -> object:
+    def rendered(count: int, seed: int) -> Films:
         return films(
             count, budget.clip, seed=seed, difficulty=budget.difficulty, cache=options.cache, workers=options.workers, told=_say
         ).to(device)  # fmt: skip

@@ -110,7 +110,8 @@ def start_heads(
 ) -> None:
     """Starts the retriever's heads at the canonical correlations of some training pairs, without augmentation.
 
-    Fewer pairs than twice a tower's width tell nothing that would hold for others: the heads then stay as they are. Every process finds the same, from the same clips. Clips that cannot be decoded are passed over; training lists them.
+    Fewer pairs than twice a tower's width tell nothing that would hold for others: the heads then stay as they are. Every
+    process finds the same, from the same clips. Clips that cannot be decoded are passed over; training lists them.
 
     Args:
         task: its retriever is moved to the device and given the heads.
