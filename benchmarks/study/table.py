@@ -164,6 +164,7 @@ def _plot(by_regime: Mapping[str, Rows], path: Path) -> None:
             axes.plot([sum(values) / len(values)], [place], "o", color=colour, markersize=5)
         axes.set_yticks(range(len(cells)), [CELLS[name].words for name in reversed(list(cells))], fontsize=8)
         axes.set_title(f"{regime}: R@1, mean of both directions", fontsize=9, loc="left")
+        axes.margins(x=0.06)
         axes.set_xlim(left=0.0)
         axes.grid(axis="x", color="#d9dee4", linewidth=0.8)
         axes.set_axisbelow(True)
