@@ -18,6 +18,8 @@ from benchmarks.study.budgets import BUDGETS, Budget
 from benchmarks.study.cavmae import ContrastiveAutoencoder
 from benchmarks.study.cells import CELLS, FRAMES, Cell, chosen
 from benchmarks.study.films import Films, Inputs, unpaired
+from benchmarks.study.results import RESULTS
+from benchmarks.study.table import ROOT, _relation, write_document
 from benchmarks.study.training import Material
 from cmmixer.config import preset
 from cmmixer.errors import SettingsError
@@ -236,6 +238,19 @@ def test_the_study_imports_nothing_that_a_bare_gpu_machine_lacks() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for name in ("av", "lance", "lancedb", "pyarrow", "kornia", "PIL", "rich", "jsonargparse", "safetensors", "pebble"):
         assert f"'{name}'" not in found
+
+
+def test_what_the_document_says_of_the_seeds_is_so() -> None:
+    assert (
+        _relation([0.3, 0.4], [0.1, 0.29]) == "every seed of the row is above every seed of the control (2 and 2 seeds)"
+    )
+    assert _relation([0.3, 0.4], [0.5]) == "every seed of the row is below every seed of the control (2 and 1 seeds)"
+    assert _relation([0.3, 0.4], [0.2, 0.35]) == "their seeds overlap (2 and 2 seeds)"
+
+
+def test_the_document_is_made_from_the_stored_rows(tmp_path: Path) -> None:
+    written = write_document(RESULTS, "cpu", tmp_path / "study.md")
+    assert written.read_text() == (ROOT / "docs" / "study.md").read_text()
 
 
 def test_budgets_differ_in_size_only() -> None:

@@ -133,13 +133,23 @@ def _findings(cells: Rows) -> list[str]:
     others = {name: value for name, value in means.items() if name not in CONTROLS}
     if controls and others:
         best, control = max(others, key=others.__getitem__), max(controls, key=controls.__getitem__)
-        apart = min(map(both_ways, cells[best])) > max(map(both_ways, cells[control]))
+        relation = _relation(list(map(both_ways, cells[best])), list(map(both_ways, cells[control])))
         lines += [
             "",
             f"Best row: `{best}`, {others[best]:.3f}. Best control: `{control}`, {controls[control]:.3f}. Ratio {others[best] / controls[control]:.2f}; "
-            f"their seeds {'do not overlap' if apart else 'overlap'}.",
+            f"{relation}.",
         ]
     return lines
+
+
+def _relation(row: Sequence[float], control: Sequence[float]) -> str:
+    """How the seeds of the best row stand to those of the best control."""
+    seeds = f"{len(row)} and {len(control)} seeds"
+    if min(row) > max(control):
+        return f"every seed of the row is above every seed of the control ({seeds})"
+    if max(row) < min(control):
+        return f"every seed of the row is below every seed of the control ({seeds})"
+    return f"their seeds overlap ({seeds})"
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
