@@ -1,10 +1,10 @@
 """A baseline after CAV-MAE (arXiv 2210.07839), written from its formulas: reconstruction and contrast, jointly.
 
     E_v, E_a: blocks of each sense;  E_j: one block for both, whose layer norms belong to the stream that passes
-    c_v = mean(E_j(E_v(v visible); norms of v)),  c_a likewise                              (its equations 2 to 5)
-    L_c = -1/N sum_i log [exp(s_ii / t) / sum_k exp(s_ik / t)],  s = cosine, t = 0.05        (its equation 6)
-    x = E_j([E_v(v visible), E_a(a visible)]; norms of both);  L_r = MSE(v masked) + MSE(a masked)  (equations 7, 8)
-    L = L_r + 0.01 L_c                                                                      (equation 9)
+    c_v = mean(E_j(E_v(v visible); norms of v)),  c_a likewise
+    L_c = -1/N sum_i log [exp(s_ii / t) / sum_k exp(s_ik / t)],  s = cosine, t = 0.05
+    x = E_j([E_v(v visible), E_a(a visible)]; norms of both);  L_r = MSE(v masked) + MSE(a masked)
+    L = L_r + 0.01 L_c
 
 Ours in what it leaves open: the strips, positions, encoder blocks and decoder of the other rows, so that only the method
 differs. The contrast is symmetric, as in all rows. Both senses go through the network in every step, so a step costs more
