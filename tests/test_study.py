@@ -6,6 +6,8 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from benchmarks.study.cells import CELLS, FRAMES, Cell, chosen
 from benchmarks.study.films import Films, Inputs, unpaired
 from benchmarks.study.results import RESULTS
 from benchmarks.study.table import ROOT, _relation, write_document
-from benchmarks.study.training import Material
+from benchmarks.study.training import Material, Spent
 from cmmixer.config import preset
 from cmmixer.errors import SettingsError
 from cmmixer.losses import info_nce
@@ -32,6 +34,7 @@ from tests.reference import cavmae_slow
 TINY = dataclasses.replace(
     BUDGETS["smoke"],
     films=24,
+    pool=24,
     pairs=12,
     gallery=10,
     pretrain_views=16,
@@ -72,14 +75,32 @@ def test_rendered_films_come_back_from_the_cache_and_a_longer_set_begins_with_th
     assert train.decibels_NT1HW.shape == (24, 4, 1, 64, 64)
 
 
-def test_pools_hold_no_true_pair_and_pairs_come_from_the_same_films(train: Films) -> None:
-    pools = Material.of("pools", train, train, TINY)
-    assert all(not torch.equal(a, b) for a, b in zip(pools.pool.decibels_NT1HW, train.decibels_NT1HW, strict=True))
-    assert torch.equal(unpaired(unpaired(train)).decibels_NT1HW, train.decibels_NT1HW)
-    assert torch.equal(pools.pairs.decibels_NT1HW, train.decibels_NT1HW[:12])
-    assert torch.equal(pools.pairs.video_NTCHW, train.video_NTCHW[:12])
-    pairs = Material.of("pairs", train, train, TINY)
-    assert pairs.pool is pairs.pairs is train
+@pytest.fixture
+def rendered(cache: Path) -> Callable[[int, int], Films]:
+    return partial(_films, cache)
+
+
+def test_pools_hold_no_sound_of_their_footage_and_the_true_pairs_are_other_films(
+    rendered: Callable[[int, int], Films],
+) -> None:
+    pools = Material.of("pools", TINY, rendered)
+    assert (len(pools.pool), len(pools.pairs), len(pools.gallery)) == (TINY.pool, TINY.pairs, TINY.gallery)
+    sets = [pools.pool.sources, pools.pool.sound_sources, pools.pairs.sources, pools.gallery.sources]
+    assert len({source for each in sets for source in each}) == 2 * TINY.pool + TINY.pairs + TINY.gallery
+    sounds = rendered(TINY.pool, training.SOUND_SEED)
+    assert torch.equal(pools.pool.video_NTCHW, rendered(TINY.pool, training.TRAIN_SEED).video_NTCHW)
+    assert torch.equal(pools.pool.decibels_NT1HW, sounds.decibels_NT1HW)
+    assert pools.pairs.sources == pools.pairs.sound_sources
+    pairs = Material.of("pairs", TINY, rendered)
+    assert pairs.pool is pairs.pairs
+    assert pairs.pool.sources == pairs.pool.sound_sources
+    with pytest.raises(ValueError, match="of other films"):
+        unpaired(sounds, sounds)
+
+
+def test_a_film_learnt_from_may_not_be_in_the_gallery(train: Films) -> None:
+    with pytest.raises(SettingsError, match="10 films are both learnt from and in the gallery"):
+        Material(train, train, train.part(10), train.statistics())
 
 
 def test_inputs_are_standardised(train: Films) -> None:
@@ -122,10 +143,11 @@ def test_plain_mae_sees_one_sense_at_a_time_and_is_asked_for_it_alone(train: Fil
     assert loss.item() == pytest.approx(sum(errors[:4]) / 4 + sum(errors[4:]) / 4, rel=1e-5)
 
 
-def test_cav_mae_is_its_formulas_and_its_towers_fit_the_retriever(train: Films) -> None:
+@pytest.mark.parametrize("norm_pix", [False, True])
+def test_cav_mae_is_its_formulas_and_its_towers_fit_the_retriever(train: Films, norm_pix: bool) -> None:
     inputs = Inputs(train, TINY.clip, train.statistics())
     torch.manual_seed(0)
-    network = ContrastiveAutoencoder(preset("nano").model)
+    network = ContrastiveAutoencoder(preset("nano").model, norm_pix=norm_pix)
     video, audio = inputs(torch.arange(3))
     loss = network(video, audio, 0.75, torch.Generator().manual_seed(5))
     noise = torch.Generator().manual_seed(5)
@@ -163,22 +185,27 @@ def test_the_contrastive_term_is_the_loss_of_unit_features(train: Films) -> None
 
 
 def test_the_whole_budget_of_contrast_sees_as_many_clips_as_the_others_together(
-    train: Films, monkeypatch: pytest.MonkeyPatch
+    rendered: Callable[[int, int], Films], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, list[int]] = {}
 
-    def noted(network: Any, loss_of: Any, count: int, *, views: int, **rest: Any) -> None:
+    def noted(network: Any, loss_of: Any, count: int, *, views: int, **rest: Any) -> Spent:
         seen.setdefault(current, []).append(views)
+        return Spent(None, 0.0)
 
     monkeypatch.setattr(training, "optimise", noted)
-    material = Material.of("pairs", train, train.part(10), TINY)
-    for current in ("scratch", "contrast", "image", "cavmae"):
+    material = Material.of("pairs", TINY, rendered)
+    for current in ("scratch", "contrast", "contrast-equal", "image", "cavmae"):
         training.run_cell(CELLS[current], material, TINY, 0, lambda words: None)
-    assert seen == {"scratch": [12], "contrast": [28], "image": [16, 12], "cavmae": [16, 12]}
+    # A mixed clip costs a third of a contrasted one: 4.69 TFLOP for 19,200 against 6.96 for 9,600 in budget cpu.
+    equal = 12 + int(16 * 4.686 / 19.2 / (6.960 / 9.6))
+    assert seen == {"scratch": [12], "contrast": [28], "contrast-equal": [equal], "image": [16, 12], "cavmae": [16, 12]}
 
 
-def test_vectors_do_not_depend_on_the_batch_and_a_seed_gives_the_same_figures(train: Films) -> None:
-    material = Material.of("pairs", train, train.part(10), TINY)
+def test_vectors_do_not_depend_on_the_batch_and_a_seed_gives_the_same_figures(
+    rendered: Callable[[int, int], Films],
+) -> None:
+    material = Material.of("pairs", TINY, rendered)
     first, second = (training.run_cell(CELLS["frames"], material, TINY, 3, lambda words: None) for _ in range(2))
     assert first == second
     retriever = Retriever(preset("nano").model, TINY.clip, material.statistics, embed_dim=8)
@@ -209,7 +236,8 @@ def test_every_row_runs_is_written_at_once_and_is_not_run_again(
         assert row["candidates"] == 10
         assert 0 <= row["shuffled_pairs"]["video_to_audio"]["R@1"] <= 0.4
         assert row["machine"]["torch"] == torch.__version__
-        assert (row["pretrain_loss"] is None) == (CELLS[row["cell"]].pretrain in ("none", "contrast"))
+        assert (row["pretrain_loss"] is None) == (CELLS[row["cell"]].pretrain in ("none", "contrast", "contrast-equal"))
+        assert row["teraflop"] > 0
     text = (tmp_path / "study.md").read_text()
     assert all(f"| `{name}` | {cell.words} | 1 |" in text for name, cell in CELLS.items())
     assert (tmp_path / "images" / "study-smoke.png").read_bytes().startswith(b"\x89PNG")
@@ -228,7 +256,7 @@ def test_bad_input_is_refused_before_any_training(capsys: pytest.CaptureFixture[
     assert study.main(["--cells", "frame", "--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "study: --cells: unknown cell 'frame'; did you mean 'frames'?\n"
     assert list(chosen([])) == list(CELLS)
-    with pytest.raises(SettingsError, match=r"--budget: its films take 0\.\d GB of memory and 0\.1 GB are there"):
+    with pytest.raises(SettingsError, match=r"--budget: its films take 1\.8 GB of memory and 0\.1 GB are there"):
         budgets.check_memory(BUDGETS["cpu"], 100_000_000)
     budgets.check_memory(BUDGETS["smoke"], 4_000_000_000)
 
@@ -258,4 +286,4 @@ def test_budgets_differ_in_size_only() -> None:
     assert all(
         isinstance(budget, Budget) and len(budget.seeds) >= 3 for name, budget in BUDGETS.items() if name != "smoke"
     )
-    assert BUDGETS["gpu"].film_bytes() == 101_000 * 4 * 224 * 224 * 5
+    assert BUDGETS["gpu"].film_bytes() == (200_000 + 1_000 + 1_000) * 4 * 112 * 112 * 5

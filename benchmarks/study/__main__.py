@@ -28,11 +28,10 @@ from benchmarks.study.cells import CELLS, Cell, chosen
 from benchmarks.study.films import Films, films
 from benchmarks.study.results import RESULTS, STUDY_VERSION, check_versions, path_of, stored
 from benchmarks.study.training import Material, run_cell
-from cmmixer.errors import CMMixerError, InputError, SettingsError
+from cmmixer.errors import CMMixerError, InputError
 from cmmixer.evaluation.machine import machine
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN_SEED, GALLERY_SEED = 1, 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,11 +75,8 @@ def _study(missing: Sequence[tuple[str, str, int]], options: argparse.Namespace,
             count, budget.clip, seed=seed, difficulty=budget.difficulty, cache=options.cache, workers=options.workers, told=_say
         ).to(device)  # fmt: skip
 
-    train, gallery = rendered(budget.films, TRAIN_SEED), rendered(budget.gallery, GALLERY_SEED)
-    both = set(train.sources) & set(gallery.sources)
-    if both:
-        raise SettingsError(f"{len(both)} films are in both the training set and the gallery")
-    materials = {regime: Material.of(regime, train, gallery, budget) for regime in options.regimes}
+    regimes = sorted({regime for regime, _, _ in missing})
+    materials = {regime: Material.of(regime, budget, rendered) for regime in regimes}
     begun = time.monotonic()
     for number, (regime, name, seed) in enumerate(missing):
         spent = time.monotonic() - begun

@@ -19,10 +19,12 @@ class Budget:
     """What a study spends.
 
     Attributes:
-        preset: size of the networks and geometry of the clips.
+        preset: size of the networks.
+        geometry: preset whose frames, pixels and seconds the clips have.
         difficulty: of the films; set so that the controls' R@1 neither sticks at 0 nor at 1.
-        films: films to train on; in the regime `pools`, footage and sounds that do not belong together.
-        pairs: regime `pools` only: true pairs to fine-tune on.
+        films: regime `pairs`: films to train on.
+        pool: regime `pools`: films that give their pictures only, and as many others that give their sound only.
+        pairs: regime `pools`: films, again others, to fine-tune on.
         gallery: candidates.
         pretrain_views, finetune_views: clips seen by each stage.
         pretrain_batch, finetune_batch: clips per step.
@@ -32,8 +34,10 @@ class Budget:
     """
 
     preset: str
+    geometry: str
     difficulty: str
     films: int
+    pool: int
     pairs: int
     gallery: int
     pretrain_views: int
@@ -48,26 +52,28 @@ class Budget:
     @property
     def clip(self) -> ClipSettings:
         """Geometry of the clips."""
-        return ClipOptions().clip_settings(self.preset)
+        return ClipOptions().clip_settings(self.geometry)
 
     def film_bytes(self) -> int:
-        """Bytes of the films of one cell: pictures of one byte a number, mel pictures of two."""
+        """Bytes of the films of the larger regime: pictures of one byte a number, mel pictures of two."""
         clip = self.clip
-        return (self.films + self.gallery) * clip.frames * clip.height * clip.width * (3 + 2)
+        # Films of the pools are rendered whole, though only one of their senses is used.
+        films = max(self.films, 2 * self.pool + self.pairs) + self.gallery
+        return films * clip.frames * clip.height * clip.width * (3 + 2)
 
 
 BUDGETS = {
     "smoke": Budget(
-        "nano", "easy", 250, 100, 100, 640, 320, 16, 32, 3e-4, 1e-3, (0,),
+        "nano", "nano", "easy", 250, 250, 100, 100, 640, 320, 16, 32, 3e-4, 1e-3, (0,),
         "a look whether everything runs; its figures say nothing about methods",
     ),
     "cpu": Budget(
-        "nano", "easy", 1_200, 300, 1_000, 19_200, 9_600, 16, 64, 3e-4, 1e-3, (0, 1, 2),
+        "nano", "nano", "easy", 1_200, 4_800, 300, 1_000, 19_200, 9_600, 16, 64, 3e-4, 1e-3, (0, 1, 2),
         "what two CPU cores can do in an evening: very small networks, easy films",
     ),
     "gpu": Budget(
-        "small", "hard", 100_000, 1_000, 1_000, 3_000_000, 1_000_000, 256, 256, 3e-4, 5e-4, (0, 1, 2),
-        "small networks on hard films, for one GPU",
+        "small", "tiny", "hard", 100_000, 100_000, 1_000, 1_000, 3_000_000, 1_000_000, 256, 256, 3e-4, 5e-4, (0, 1, 2),
+        "small networks on hard films of 112 pixels, for one GPU",
     ),
 }  # fmt: skip
 

@@ -6,7 +6,7 @@
     x = E_j([E_v(v visible), E_a(a visible)]; norms of both);  L_r = MSE(v masked) + MSE(a masked)
     L = L_r + 0.01 L_c
 
-Ours in what it leaves open: the strips, positions, encoder blocks and decoder of the other rows, so that only the method
+Temperature, weight and standardised targets (norm_pix) are those of its public code. Ours in what it leaves open: the strips, positions, encoder blocks and decoder of the other rows, so that only the method
 differs. The contrast is symmetric, as in all rows. Both senses go through the network in every step, so a step costs more
 than one of `mixed`; minutes stand in the table.
 
@@ -23,7 +23,7 @@ from cmmixer.config.presets import ModelSettings
 from cmmixer.losses import info_nce
 from cmmixer.models.encoder import StripEncoder
 from cmmixer.models.layers import NORM_EPS, Block, initialise
-from cmmixer.models.mae import CHANNELS, masked_mse
+from cmmixer.models.mae import CHANNELS, masked_mse, standardised
 from cmmixer.models.masking import gather_tokens, keep_count, shuffle
 from cmmixer.models.positions import sincos_positions
 from cmmixer.models.strip import Grid, pictures_to_patches, strip_grid
@@ -35,9 +35,9 @@ SENSES = ("video", "audio")
 class ContrastiveAutoencoder(nn.Module):
     """Two encoders whose last block's attention and MLP are one, a joint decoder, and a contrast between the two."""
 
-    def __init__(self, model: ModelSettings) -> None:
+    def __init__(self, model: ModelSettings, *, norm_pix: bool = False) -> None:
         super().__init__()
-        self.patch = model.patch
+        self.patch, self.norm_pix = model.patch, norm_pix
         self.encoders = nn.ModuleDict({sense: StripEncoder(model) for sense in SENSES})
         own = self.encoders["video"].blocks[-1]
         self.joint, self.joint_norm = Block(model.dim, model.heads), nn.LayerNorm(model.dim, eps=NORM_EPS)
@@ -80,7 +80,12 @@ class ContrastiveAutoencoder(nn.Module):
             decoded = block(decoded)
         back = dict(zip(SENSES, self.decoder_norm(decoded).split(grid.tokens, dim=1), strict=True))
         reconstruction = sum(
-            masked_mse(self.heads[sense](back[sense]), patches[sense], hidden[sense].mask_BL) for sense in SENSES
+            masked_mse(
+                self.heads[sense](back[sense]),
+                standardised(patches[sense]) if self.norm_pix else patches[sense],
+                hidden[sense].mask_BL,
+            )
+            for sense in SENSES
         )
         return reconstruction + CONTRAST_WEIGHT * contrast
 

@@ -19,8 +19,9 @@ class Cell:
 
     Attributes:
         words: what the table calls it.
-        pretrain: none · contrast (the whole budget goes into the contrast) · plain (each sense alone, arXiv 2111.06377) ·
-            mixed (arXiv 2308.13820) · cavmae (arXiv 2210.07839).
+        pretrain: none · contrast (the whole budget of clips goes into the contrast) · contrast-equal (as much arithmetic as the
+            mixed rows, which is fewer clips) · plain (each sense alone, arXiv 2111.06377) · mixed (arXiv 2308.13820) ·
+            cavmae (arXiv 2210.07839).
         mixer: of `mixed`.
         mask_ratio: of pre-training.
         norm_pix: targets standardised per patch.
@@ -28,6 +29,7 @@ class Cell:
         shared_tower: one encoder for both senses.
         canonical: heads start at the canonical correlations of the training pairs.
         finetune_mask: part of the tokens dropped while fine-tuning.
+        pair_mix: probability that a clip's frames come from several clips while fine-tuning; see `cmmixer.pair_mix`.
     """
 
     words: str
@@ -39,6 +41,7 @@ class Cell:
     shared_tower: bool = False
     canonical: bool = False
     finetune_mask: float = 0.0
+    pair_mix: float = 0.0
 
 
 def _cutmix(mode: str) -> MixerSettings:
@@ -53,9 +56,10 @@ FRAMES = MixerSettings(mixup_mode="image", mixup_alpha=WHOLE, cutmix_alpha=0.0)
 
 CELLS = {
     "scratch": Cell("from scratch", "none"),
-    "contrast": Cell("contrast only, whole budget", "contrast"),
+    "contrast": Cell("contrast only, whole budget of clips", "contrast"),
+    "contrast-equal": Cell("contrast only, arithmetic of the mixed rows", "contrast-equal"),
     "plain": Cell("plain MAE, each sense alone", "plain"),
-    "cavmae": Cell("CAV-MAE-style", "cavmae"),
+    "cavmae": Cell("CAV-MAE-style", "cavmae", norm_pix=True),
     "pixel": Cell("pixel", mixer=MixerSettings(mixup_mode="pixel")),
     "patch": Cell("patch", mixer=MixerSettings(mixup_mode="patch")),
     "image": Cell("image, cutmix or mixup (the paper's)"),
@@ -76,9 +80,18 @@ CELLS = {
     "frames-canonical": Cell("whole frames swapped, canonical heads", mixer=FRAMES, canonical=True),
     "plain-canonical": Cell("plain MAE, canonical heads", "plain", canonical=True),
     "scratch-canonical": Cell("from scratch, canonical heads", "none", canonical=True),
+    "scratch-pair-mix": Cell("from scratch, canonical heads, pair mixing", "none", canonical=True, pair_mix=1.0),
+    "plain-pair-mix": Cell("plain MAE, canonical heads, pair mixing", "plain", canonical=True, pair_mix=1.0),
+    "frames-pair-mix": Cell(
+        "whole frames swapped, canonical heads, pair mixing", mixer=FRAMES, canonical=True, pair_mix=1.0
+    ),
+    "contrast-canonical": Cell("contrast only, whole budget of clips, canonical heads", "contrast", canonical=True),
+    "contrast-pair-mix": Cell(
+        "contrast only, whole budget of clips, canonical heads, pair mixing", "contrast", canonical=True, pair_mix=1.0
+    ),
 }
 # What every other row is held against.
-CONTROLS = ("scratch", "contrast", "plain", "cavmae")
+CONTROLS = ("scratch", "contrast", "contrast-equal", "plain", "cavmae")
 
 
 def chosen(names: Iterable[str]) -> dict[str, Cell]:

@@ -5,6 +5,7 @@ Letters: N clips, T frames, H x W pixels.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import multiprocessing
 from collections.abc import Callable
@@ -35,11 +36,13 @@ class Films:
         video_NTCHW: uint8 pictures.
         decibels_NT1HW: float16 mel pictures; made once, since no row of the study changes the sound before them.
         sources: seed and number of each film; two sets share a film only if they share one of these.
+        sound_sources: of the films that gave the sounds; the same, but in the regime `pools`.
     """
 
     video_NTCHW: Tensor
     decibels_NT1HW: Tensor
     sources: tuple[tuple[int, int], ...]
+    sound_sources: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -51,11 +54,15 @@ class Films:
 
     def to(self, device: torch.device) -> Films:
         """The same films on another device."""
-        return Films(self.video_NTCHW.to(device), self.decibels_NT1HW.to(device), self.sources)
+        return dataclasses.replace(
+            self, video_NTCHW=self.video_NTCHW.to(device), decibels_NT1HW=self.decibels_NT1HW.to(device)
+        )
 
     def part(self, count: int) -> Films:
         """The first `count` films."""
-        return Films(self.video_NTCHW[:count], self.decibels_NT1HW[:count], self.sources[:count])
+        return Films(
+            self.video_NTCHW[:count], self.decibels_NT1HW[:count], self.sources[:count], self.sound_sources[:count]
+        )
 
     def statistics(self) -> Statistics:
         """What pictures and mel pictures are standardised with."""
@@ -69,9 +76,15 @@ class Films:
         )  # fmt: skip
 
 
-def unpaired(films: Films) -> Films:
-    """The regime `pools`: silent footage and sounds that do not belong together; film i gets the sound of film i + N/2."""
-    return Films(films.video_NTCHW, films.decibels_NT1HW.roll(len(films) // 2, 0), films.sources)
+def unpaired(footage: Films, sounds: Films) -> Films:
+    """The regime `pools`: the pictures of some films beside the sounds of others; no sound's own picture is among them.
+
+    Raises:
+        ValueError: unequal numbers, or a film that gives both.
+    """
+    if len(footage) != len(sounds) or set(footage.sources) & set(sounds.sources):
+        raise ValueError("pools need as many sounds as footage, and of other films")
+    return Films(footage.video_NTCHW, sounds.decibels_NT1HW, footage.sources, sounds.sound_sources)
 
 
 class Inputs:
@@ -124,7 +137,8 @@ def films(
             videos.append(chunk["video"])
             sounds.append(chunk["decibels"])
     video, decibels = np.concatenate(videos)[:count], np.concatenate(sounds)[:count]
-    return Films(torch.from_numpy(video), torch.from_numpy(decibels), tuple((seed, row) for row in range(count)))
+    sources = tuple((seed, row) for row in range(count))
+    return Films(torch.from_numpy(video), torch.from_numpy(decibels), sources, sources)
 
 
 def _file(folder: Path, first: int) -> Path:

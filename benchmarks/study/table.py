@@ -53,7 +53,8 @@ _HEAD = """# Study: does mixing help, and what makes retrieval best?
 
 Written by `python -m benchmarks.study`; do not edit. Every row fine-tunes and ranks alike; rows differ in how the towers start. Films are
 the project's synthetic ones, gallery and training films of different seeds. Figures are means over seeds, with the lowest and highest seed in
-brackets; R@1 (mean) is the mean of both directions.
+brackets; R@1 (mean) is the mean of both directions. TFLOP: 10^12 floating-point operations of all matrix products of a row's training, counted; minutes are those of
+noisy machines, mostly of one thread beside another row's.
 """
 
 
@@ -107,7 +108,7 @@ def _made_on(rows: Sequence[dict[str, Any]]) -> str:
 
 def _table(cells: Rows) -> list[str]:
     head = ["row", "what", "seeds", "R@1 (mean)"]
-    head += [f"{figure} {arrow}" for figure in FIGURES for arrow in ("p→s", "s→p")] + ["minutes"]
+    head += [f"{figure} {arrow}" for figure in FIGURES for arrow in ("p→s", "s→p")] + ["TFLOP", "minutes"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for name, rows in cells.items():
         values = [_spread([both_ways(row) for row in rows], 3)]
@@ -116,8 +117,11 @@ def _table(cells: Rows) -> list[str]:
             for figure in FIGURES
             for way in WAYS
         ]
+        teraflop = _mean([row["teraflop"] for row in rows], 1)
         minutes = _mean([row["minutes"] for row in rows], 1)
-        lines.append(f"| `{name}` | {CELLS[name].words} | {len(rows)} | {' | '.join(values)} | {minutes} |")
+        lines.append(
+            f"| `{name}` | {CELLS[name].words} | {len(rows)} | {' | '.join(values)} | {teraflop} | {minutes} |"
+        )
     return lines
 
 

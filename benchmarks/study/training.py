@@ -7,26 +7,30 @@ Letters: B clips of a batch, N films, E length of an embedding.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
+from benchmarks.study.arithmetic import counted
 from benchmarks.study.budgets import Budget
 from benchmarks.study.cavmae import ContrastiveAutoencoder
 from benchmarks.study.cells import Cell
 from benchmarks.study.films import Films, Inputs, unpaired
 from cmmixer.config import preset
 from cmmixer.config.training import TrainingSettings
-from cmmixer.errors import NonFiniteError
+from cmmixer.errors import NonFiniteError, SettingsError
 from cmmixer.evaluation.metrics import retrieval_metrics
 from cmmixer.losses import info_nce
 from cmmixer.mixer import draw_share
 from cmmixer.models.mae import MaskedAutoencoder, masked_mse
 from cmmixer.models.retriever import Retriever, pool
 from cmmixer.models.strip import frame_parts, pictures_to_patches, strip_grid
+from cmmixer.pair_mix import draw_frame_rows, take_frames
 from cmmixer.train.optim import adamw
 from cmmixer.train.schedule import step_size
 from cmmixer.types import Statistics
@@ -34,6 +38,8 @@ from cmmixer.types import Statistics
 EMBED_DIM = 128
 WARMUP = 0.1
 EVALUATION_BATCH = 100
+# Films of different seeds share nothing.
+TRAIN_SEED, SOUND_SEED, PAIRS_SEED, GALLERY_SEED = 1, 2, 3, 1000
 # Pairs from whose features heads start; more change the correlations little.
 CANONICAL_PAIRS = 2000
 
@@ -49,6 +55,9 @@ class Material:
         pairs: films to fine-tune on.
         gallery: films to rank.
         statistics: measured on `pool`.
+
+    Raises:
+        SettingsError: a film to learn from is in the gallery too.
     """
 
     pool: Films
@@ -56,16 +65,36 @@ class Material:
     gallery: Films
     statistics: Statistics
 
+    def __post_init__(self) -> None:
+        both = set(self.gallery.sources) & {*self.pool.sources, *self.pool.sound_sources, *self.pairs.sources}
+        if both:
+            raise SettingsError(f"{len(both)} films are both learnt from and in the gallery")
+
     @classmethod
-    def of(cls, regime: str, train: Films, gallery: Films, budget: Budget) -> Material:
-        """Cuts what was rendered into what a regime gives."""
+    def of(cls, regime: str, budget: Budget, rendered: Callable[[int, int], Films]) -> Material:
+        """What a regime is given; `rendered(count, seed)` makes the films."""
+        gallery = rendered(budget.gallery, GALLERY_SEED)
         if regime == "pairs":
-            return cls(train, train, gallery, train.statistics())
-        return cls(unpaired(train), train.part(budget.pairs), gallery, train.statistics())
+            films = rendered(budget.films, TRAIN_SEED)
+            return cls(films, films, gallery, films.statistics())
+        pool = unpaired(rendered(budget.pool, TRAIN_SEED), rendered(budget.pool, SOUND_SEED))
+        return cls(pool, rendered(budget.pairs, PAIRS_SEED), gallery, pool.statistics())
+
+
+class Spent(NamedTuple):
+    """What a stage came to.
+
+    Attributes:
+        loss: mean of the last tenth of the steps; None without steps.
+        teraflop: floating-point operations of its matrix products, counted in the first step.
+    """
+
+    loss: float | None
+    teraflop: float
 
 
 def run_cell(cell: Cell, material: Material, budget: Budget, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
-    """Metrics of one cell under one seed, as `retrieval_metrics` gives them, with the last pre-training loss.
+    """Metrics of one cell under one seed, as `retrieval_metrics` gives them, with the last pre-training loss and the cost.
 
     Raises:
         NonFiniteError: a step was not finite.
@@ -75,7 +104,7 @@ def run_cell(cell: Cell, material: Material, budget: Budget, seed: int, told: Ca
         name: Inputs(getattr(material, name), budget.clip, material.statistics) for name in ("pool", "pairs", "gallery")
     }
     torch.manual_seed(seed)
-    network, loss = _pretrained(cell, inputs["pool"], budget, seed, told)
+    network, before = _pretrained(cell, inputs["pool"], budget, seed, told)
     torch.manual_seed(seed)
     retriever = Retriever(
         preset(budget.preset).model,
@@ -87,21 +116,27 @@ def run_cell(cell: Cell, material: Material, budget: Budget, seed: int, told: Ca
     _start(retriever, network)
     if cell.canonical:
         _start_heads(retriever, inputs["pairs"])
-    views = budget.finetune_views + (budget.pretrain_views if cell.pretrain == "contrast" else 0)
+    views = budget.finetune_views
+    if cell.pretrain == "contrast":
+        views += budget.pretrain_views
+    elif cell.pretrain == "contrast-equal":
+        views += int(
+            budget.pretrain_views
+            * _cost_of_mixed(inputs["pool"], budget)
+            / _cost_of_contrast(retriever, inputs["pool"])
+        )
     told(f"fine-tuning, {views} clips")
-    optimise(
-        retriever, _contrast(inputs["pairs"], cell.finetune_mask), len(material.pairs), views=views,
+    after = optimise(
+        retriever, _contrast(inputs["pairs"], cell), len(material.pairs), views=views,
         batch=budget.finetune_batch, peak=budget.finetune_lr, seed=seed,
     )  # fmt: skip
     video_NE, audio_NE = embed(retriever, inputs["gallery"])
     metrics = retrieval_metrics(video_NE.numpy(), audio_NE.numpy(), gallery=material.gallery.sha256)
-    return {**metrics, "pretrain_loss": loss}
+    return {**metrics, "pretrain_loss": before.loss, "teraflop": before.teraflop + after.teraflop}
 
 
-def optimise(
-    network: nn.Module, loss_of: Loss, films: int, *, views: int, batch: int, peak: float, seed: int
-) -> float | None:
-    """AdamW over `views` clips, every film as often as any other; the mean loss of the last tenth of the steps.
+def optimise(network: nn.Module, loss_of: Loss, films: int, *, views: int, batch: int, peak: float, seed: int) -> Spent:
+    """AdamW over `views` clips, every film as often as any other.
 
     Raises:
         NonFiniteError: a loss was not finite; the step was not taken.
@@ -114,12 +149,17 @@ def optimise(
     chance = Generator(device=device).manual_seed(seed)
     rows = torch.cat([torch.randperm(films, generator=order) for _ in range(-(-views // films))])
     last: list[Tensor] = []
+    operations = 0
     network.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = step_size(step, total_steps=steps, warmup_steps=WARMUP * steps, peak=peak, floor=0.0)
-        loss = loss_of(network, rows[step * batch : (step + 1) * batch].to(device), chance)
-        loss.backward()
+        now = partial(loss_of, network, rows[step * batch : (step + 1) * batch].to(device), chance)
+        if step == 0:
+            loss, operations = counted(now)
+        else:
+            loss = now()
+            loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0, error_if_nonfinite=False)
         if not torch.isfinite(loss.detach()):
             raise NonFiniteError(f"step {step} of {steps}: the loss is {loss.item()}")
@@ -127,7 +167,7 @@ def optimise(
         optimizer.zero_grad(set_to_none=True)
         if step >= min(0.9 * steps, steps - 1):
             last.append(loss.detach())
-    return float(torch.stack(last).mean()) if last else None
+    return Spent(float(torch.stack(last).mean()) if last else None, steps * operations / 1e12)
 
 
 @torch.no_grad()
@@ -146,23 +186,23 @@ def _in_order(inputs: Inputs, batch: int) -> tuple[Tensor, ...]:
 
 def _pretrained(
     cell: Cell, inputs: Inputs, budget: Budget, seed: int, told: Callable[[str], None]
-) -> tuple[nn.Module | None, float | None]:
-    if cell.pretrain in ("none", "contrast"):
-        return None, None
+) -> tuple[nn.Module | None, Spent]:
+    if cell.pretrain in ("none", "contrast", "contrast-equal"):
+        return None, Spent(None, 0.0)
     model = preset(budget.preset).model
     network: nn.Module
     if cell.pretrain == "cavmae":
-        network, loss_of = ContrastiveAutoencoder(model), _joint(inputs, cell)
+        network, loss_of = ContrastiveAutoencoder(model, norm_pix=cell.norm_pix), _joint(inputs, cell)
     else:
         network = MaskedAutoencoder(model, budget.clip, norm_pix=cell.norm_pix)
         loss_of = _plain(inputs, cell) if cell.pretrain == "plain" else _mixed(inputs, cell)
     told(f"pre-training, {budget.pretrain_views} clips")
     network.to(inputs.films.video_NTCHW.device)
-    loss = optimise(
+    spent = optimise(
         network, loss_of, len(inputs.films), views=budget.pretrain_views, batch=budget.pretrain_batch,
         peak=budget.pretrain_lr, seed=seed,
     )  # fmt: skip
-    return network, loss
+    return network, spent
 
 
 def _start(retriever: Retriever, network: nn.Module | None) -> None:
@@ -171,6 +211,22 @@ def _start(retriever: Retriever, network: nn.Module | None) -> None:
             retriever.encoders[sense].load_state_dict(state)
     elif network is not None:
         retriever.start_from(network.state_dict())
+
+
+def _cost_of_mixed(inputs: Inputs, budget: Budget) -> int:
+    """Floating-point operations of a mixed clip."""
+    network = MaskedAutoencoder(preset(budget.preset).model, budget.clip).to(inputs.films.video_NTCHW.device)
+    return _cost(network, _mixed(inputs, Cell("")))
+
+
+def _cost_of_contrast(retriever: Retriever, inputs: Inputs) -> int:
+    """Floating-point operations of a clip in the contrast; the retriever stays as it is."""
+    return _cost(copy.deepcopy(retriever), _contrast(inputs, Cell("")))
+
+
+def _cost(network: nn.Module, loss_of: Loss) -> int:
+    rows = torch.arange(2, device=next(network.parameters()).device)
+    return counted(lambda: loss_of(network, rows, Generator(device=rows.device).manual_seed(0)))[1]
 
 
 @torch.no_grad()
@@ -224,9 +280,13 @@ def _joint(inputs: Inputs, cell: Cell) -> Loss:
     return loss
 
 
-def _contrast(inputs: Inputs, mask_ratio: float) -> Loss:
+def _contrast(inputs: Inputs, cell: Cell) -> Loss:
     def loss(network: nn.Module, rows: Tensor, chance: Generator) -> Tensor:
-        pairs = network(*inputs(rows), mask_ratio=mask_ratio, generator=chance)
+        video, audio = inputs(rows)
+        if cell.pair_mix:
+            taken = draw_frame_rows(cell.pair_mix, batch=len(rows), frames=video.shape[1], generator=chance)
+            video, audio = take_frames(video, taken), take_frames(audio, taken)
+        pairs = network(video, audio, mask_ratio=cell.finetune_mask, generator=chance)
         return info_nce(pairs.video.clip_BE, pairs.audio.clip_BE, pairs.logit_scale)
 
     return loss

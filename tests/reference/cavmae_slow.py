@@ -64,7 +64,10 @@ def loss(network: Any, video: Tensor, audio: Tensor, noises: list[Tensor], mask_
         halves = network.decoder_norm(decoded).split(len(patches["video"]))
         for sense, half in zip(("video", "audio"), halves, strict=True):
             hidden = [at for at in range(len(half)) if at not in keeps[sense]]
-            back = [float(((network.heads[sense](half[at]) - patches[sense][at]) ** 2).mean()) for at in hidden]
+            asked = patches[sense]
+            if network.norm_pix:
+                asked = torch.stack([(one - one.mean()) / (one.var(correction=0) + 1e-6).sqrt() for one in asked])
+            back = [float(((network.heads[sense](half[at]) - asked[at]) ** 2).mean()) for at in hidden]
             errors[sense] += sum(back) / len(back) / len(video)
     return errors["video"] + errors["audio"] + 0.01 * _contrast(means["video"], means["audio"])
 

@@ -147,6 +147,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         loss: infonce (symmetric, learnable temperature) or nt_xent (over 2N samples, the published variant)
         temperature: where the temperature starts; nt_xent keeps it
         mask_ratio: part of the tokens dropped while fine-tuning; a strong mask is known to ruin retrieval
+        pair_mix_prob: probability that a clip's frames, picture and sound alike, come from several clips of the batch
         epochs: how many times every clip is seen
         batch_size: clips per process and step
         warmup_epochs: epochs of linear warm-up from 0; fractions are fine
@@ -161,6 +162,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
     loss: str = "infonce"
     temperature: float = 0.07
     mask_ratio: float = 0.0
+    pair_mix_prob: float = 1.0
     epochs: int = 30
     batch_size: int = 64
     warmup_epochs: float = 1.0
@@ -177,6 +179,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         at_least("batch_size", self.batch_size, 2)
         within("temperature", self.temperature, 0.0, float("inf"), open_low=True)
         within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
+        within("pair_mix_prob", self.pair_mix_prob, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

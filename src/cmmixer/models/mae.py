@@ -105,10 +105,7 @@ class MaskedAutoencoder(nn.Module):
 
     def target(self, patches_BLP: Tensor) -> Tensor:
         """What is to be given back: the patches, with `norm_pix` each standardised by its own mean and spread."""
-        if not self.norm_pix:
-            return patches_BLP
-        variance, mean = torch.var_mean(patches_BLP, dim=2, correction=0, keepdim=True)
-        return (patches_BLP - mean) / (variance + NORM_PIX_EPS).sqrt()
+        return standardised(patches_BLP) if self.norm_pix else patches_BLP
 
 
 class Decoder(nn.Module):
@@ -140,6 +137,12 @@ class Decoder(nn.Module):
             tokens = block(tokens)
         tokens_BLD = self.norm(tokens)[:, 1:]
         return self.video_head(tokens_BLD), self.audio_head(tokens_BLD)
+
+
+def standardised(patches_BLP: Tensor) -> Tensor:
+    """Each patch by its own mean and spread: the targets of `norm_pix` (arXiv 2111.06377)."""
+    variance, mean = torch.var_mean(patches_BLP, dim=2, correction=0, keepdim=True)
+    return (patches_BLP - mean) / (variance + NORM_PIX_EPS).sqrt()
 
 
 def masked_mse(prediction_BLP: Tensor, target_BLP: Tensor, mask_BL: Tensor) -> Tensor:

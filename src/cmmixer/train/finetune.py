@@ -19,6 +19,7 @@ from cmmixer.errors import CheckpointError
 from cmmixer.losses import info_nce, nt_xent
 from cmmixer.models.retriever import Retriever
 from cmmixer.models.strip import strip_grid
+from cmmixer.pair_mix import draw_frame_rows, own_rows, take_frames
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.train.chance import Chance
 from cmmixer.train.inputs import TrainingInputs
@@ -45,7 +46,7 @@ class FinetuneTask:
         self.card = card
         self.loss = settings.loss
         self.temperature = settings.temperature
-        self.mask_ratio = settings.mask_ratio
+        self.mask_ratio, self.pair_mix_prob = settings.mask_ratio, settings.pair_mix_prob
         self.tokens = strip_grid(card.clip.height, card.clip.width, card.clip.frames, card.model.patch).tokens
         self.inputs = TrainingInputs(card.clip, card.statistics, pick(AugmentSettings, settings))
         if self.loss == "nt_xent":  # the published variant keeps its temperature
@@ -53,11 +54,20 @@ class FinetuneTask:
 
     def losses(self, network: nn.Module, batch: Batch, chance: Chance) -> dict[str, Tensor]:
         """The contrastive loss over all processes' batches."""
-        video, audio = self.inputs(batch, chance)
+        video, audio = self._pair_mixed(*self.inputs(batch, chance), chance)
         pictures, sounds, scale = network(video, audio, mask_ratio=self.mask_ratio, noise=self._noise(chance))
         if self.loss == "nt_xent":
             return {"loss": nt_xent(pictures.clip_BE, sounds.clip_BE, self.temperature)}
         return {"loss": info_nce(pictures.clip_BE, sounds.clip_BE, scale), "logit_scale": scale.detach()}
+
+    def _pair_mixed(self, video_BTCHW: Tensor, audio_BTCHW: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
+        if self.pair_mix_prob == 0.0:
+            return video_BTCHW, audio_BTCHW
+        drawn = draw_frame_rows(
+            self.pair_mix_prob, batch=chance.batch, frames=video_BTCHW.shape[1], generator=chance.cpu
+        )
+        rows_BT = own_rows(drawn, chance.rows).to(video_BTCHW.device)
+        return take_frames(video_BTCHW, rows_BT), take_frames(audio_BTCHW, rows_BT)
 
     def _noise(self, chance: Chance) -> tuple[Tensor, Tensor] | None:
         """What decides which tokens are dropped, of each sense; None without masking."""
