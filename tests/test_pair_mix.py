@@ -87,8 +87,12 @@ def test_fine_tuning_lays_the_same_clips_over_both_senses(monkeypatch: pytest.Mo
         options={"embed_dim": 8},
         settings={},
     )
-    settings = FinetuneSettings(data="films", pair_mix_prob=1.0, **dataclasses.asdict(NO_AUGMENTATION))
-    task, plain = FinetuneTask(card, settings), FinetuneTask(card, dataclasses.replace(settings, pair_mix_prob=0.0))
+    settings = FinetuneSettings(data="films", **dataclasses.asdict(NO_AUGMENTATION))
+    assert FinetuneTask(card, settings, clips=1000).pair_mix_prob == 0.0
+    task, plain = (
+        FinetuneTask(card, settings, 999),
+        FinetuneTask(card, dataclasses.replace(settings, pair_mix_prob=0.0), 999),
+    )
     seen: list[tuple[Tensor, Tensor]] = []
 
     class Watched(nn.Module):

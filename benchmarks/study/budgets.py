@@ -64,7 +64,7 @@ class Budget:
 
 BUDGETS = {
     "smoke": Budget(
-        "nano", "nano", "easy", 250, 250, 100, 100, 640, 320, 16, 32, 3e-4, 1e-3, (0,),
+        "nano", "nano", "easy", 128, 128, 64, 100, 320, 160, 16, 32, 3e-4, 1e-3, (0,),
         "a look whether everything runs; its figures say nothing about methods",
     ),
     "cpu": Budget(

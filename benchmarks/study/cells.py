@@ -19,9 +19,9 @@ class Cell:
 
     Attributes:
         words: what the table calls it.
-        pretrain: none · contrast (the whole budget of clips goes into the contrast) · contrast-equal (as much arithmetic as the
-            mixed rows, which is fewer clips) · plain (each sense alone, arXiv 2111.06377) · mixed (arXiv 2308.13820) ·
-            cavmae (arXiv 2210.07839).
+        pretrain: none · plain (each sense alone, arXiv 2111.06377) · mixed (arXiv 2308.13820) · cavmae (arXiv 2210.07839).
+        handed_on: part of pre-training's clips that fine-tuning gets instead.
+        handed_arithmetic: fine-tuning gets as many clips more as cost what mixed pre-training would have cost.
         mixer: of `mixed`.
         mask_ratio: of pre-training.
         norm_pix: targets standardised per patch.
@@ -34,6 +34,8 @@ class Cell:
 
     words: str
     pretrain: str = "mixed"
+    handed_on: float = 0.0
+    handed_arithmetic: bool = False
     mixer: MixerSettings = field(default_factory=MixerSettings)
     mask_ratio: float = 0.75
     norm_pix: bool = False
@@ -56,8 +58,8 @@ FRAMES = MixerSettings(mixup_mode="image", mixup_alpha=WHOLE, cutmix_alpha=0.0)
 
 CELLS = {
     "scratch": Cell("from scratch", "none"),
-    "contrast": Cell("contrast only, whole budget of clips", "contrast"),
-    "contrast-equal": Cell("contrast only, arithmetic of the mixed rows", "contrast-equal"),
+    "contrast": Cell("contrast only, whole budget of clips", "none", handed_on=1.0),
+    "contrast-equal": Cell("contrast only, arithmetic of the mixed rows", "none", handed_arithmetic=True),
     "plain": Cell("plain MAE, each sense alone", "plain"),
     "cavmae": Cell("CAV-MAE-style", "cavmae", norm_pix=True),
     "pixel": Cell("pixel", mixer=MixerSettings(mixup_mode="pixel")),
@@ -85,9 +87,28 @@ CELLS = {
     "frames-pair-mix": Cell(
         "whole frames swapped, canonical heads, pair mixing", mixer=FRAMES, canonical=True, pair_mix=1.0
     ),
-    "contrast-canonical": Cell("contrast only, whole budget of clips, canonical heads", "contrast", canonical=True),
+    "contrast-canonical": Cell(
+        "contrast only, whole budget of clips, canonical heads", "none", handed_on=1.0, canonical=True
+    ),
     "contrast-pair-mix": Cell(
-        "contrast only, whole budget of clips, canonical heads, pair mixing", "contrast", canonical=True, pair_mix=1.0
+        "contrast only, whole budget of clips, canonical heads, pair mixing",
+        "none",
+        handed_on=1.0,
+        canonical=True,
+        pair_mix=1.0,
+    ),
+    "frames-half": Cell(
+        "whole frames swapped, half of its clips to the contrast, canonical heads",
+        mixer=FRAMES,
+        handed_on=0.5,
+        canonical=True,
+    ),
+    "frames-half-pair-mix": Cell(
+        "whole frames swapped, half of its clips to the contrast, canonical heads, pair mixing",
+        mixer=FRAMES,
+        handed_on=0.5,
+        canonical=True,
+        pair_mix=1.0,
     ),
 }
 # What every other row is held against.

@@ -116,15 +116,10 @@ def run_cell(cell: Cell, material: Material, budget: Budget, seed: int, told: Ca
     _start(retriever, network)
     if cell.canonical:
         _start_heads(retriever, inputs["pairs"])
-    views = budget.finetune_views
-    if cell.pretrain == "contrast":
-        views += budget.pretrain_views
-    elif cell.pretrain == "contrast-equal":
-        views += int(
-            budget.pretrain_views
-            * _cost_of_mixed(inputs["pool"], budget)
-            / _cost_of_contrast(retriever, inputs["pool"])
-        )
+    views = budget.finetune_views + round(cell.handed_on * budget.pretrain_views)
+    if cell.handed_arithmetic:
+        price = _cost_of_mixed(inputs["pool"], budget) / _cost_of_contrast(retriever, inputs["pool"])
+        views += int(budget.pretrain_views * price)
     told(f"fine-tuning, {views} clips")
     after = optimise(
         retriever, _contrast(inputs["pairs"], cell), len(material.pairs), views=views,
@@ -187,7 +182,7 @@ def _in_order(inputs: Inputs, batch: int) -> tuple[Tensor, ...]:
 def _pretrained(
     cell: Cell, inputs: Inputs, budget: Budget, seed: int, told: Callable[[str], None]
 ) -> tuple[nn.Module | None, Spent]:
-    if cell.pretrain in ("none", "contrast", "contrast-equal"):
+    if cell.pretrain == "none":
         return None, Spent(None, 0.0)
     model = preset(budget.preset).model
     network: nn.Module
@@ -196,10 +191,11 @@ def _pretrained(
     else:
         network = MaskedAutoencoder(model, budget.clip, norm_pix=cell.norm_pix)
         loss_of = _plain(inputs, cell) if cell.pretrain == "plain" else _mixed(inputs, cell)
-    told(f"pre-training, {budget.pretrain_views} clips")
+    views = round((1.0 - cell.handed_on) * budget.pretrain_views)
+    told(f"pre-training, {views} clips")
     network.to(inputs.films.video_NTCHW.device)
     spent = optimise(
-        network, loss_of, len(inputs.films), views=budget.pretrain_views, batch=budget.pretrain_batch,
+        network, loss_of, len(inputs.films), views=views, batch=budget.pretrain_batch,
         peak=budget.pretrain_lr, seed=seed,
     )  # fmt: skip
     return network, spent

@@ -139,7 +139,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
 
     Attributes:
         out: folder of the run
-        init: run or checkpoint of pretrain; left out, the towers start from scratch
+        init: run or checkpoint of pretrain, or of finetune, which is then trained on with its own sizes; left out, from scratch
         preset: size of the encoder; default: init's, or base from scratch
         shared_tower: one encoder for both senses instead of two
         embed_dim: length of an embedding
@@ -147,7 +147,8 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         loss: infonce (symmetric, learnable temperature) or nt_xent (over 2N samples, the published variant)
         temperature: where the temperature starts; nt_xent keeps it
         mask_ratio: part of the tokens dropped while fine-tuning; a strong mask is known to ruin retrieval
-        pair_mix_prob: probability that a clip's frames, picture and sound alike, come from several clips of the batch
+        pair_mix_prob: probability that a clip's frames, picture and sound alike, come from several clips of the batch; default:
+            1 with fewer than 1,000 clips, else 0
         epochs: how many times every clip is seen
         batch_size: clips per process and step
         warmup_epochs: epochs of linear warm-up from 0; fractions are fine
@@ -162,7 +163,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
     loss: str = "infonce"
     temperature: float = 0.07
     mask_ratio: float = 0.0
-    pair_mix_prob: float = 1.0
+    pair_mix_prob: float | None = None
     epochs: int = 30
     batch_size: int = 64
     warmup_epochs: float = 1.0
@@ -179,7 +180,8 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         at_least("batch_size", self.batch_size, 2)
         within("temperature", self.temperature, 0.0, float("inf"), open_low=True)
         within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
-        within("pair_mix_prob", self.pair_mix_prob, 0.0, 1.0)
+        if self.pair_mix_prob is not None:
+            within("pair_mix_prob", self.pair_mix_prob, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,8 @@ from cmmixer.version import __version__
 
 # Pairs from whose features the heads start (more if towers are wide), and how many go through the towers at a time.
 HEAD_CLIPS, HEAD_BATCH = 1024, 32
+# With 300 pairs pair mixing doubles R@1, with 1,200 it costs a little (docs/study.md).
+PAIR_MIX_BELOW = 1000
 
 
 class FinetuneTask:
@@ -38,7 +40,7 @@ class FinetuneTask:
     title = "fine-tuning"
     default_blr = 1e-3
 
-    def __init__(self, card: Card, settings: FinetuneSettings) -> None:
+    def __init__(self, card: Card, settings: FinetuneSettings, clips: int) -> None:
         network = checkpoint.build(card, settings.seed)
         assert isinstance(network, Retriever)
         self.network: nn.Module = network
@@ -46,7 +48,9 @@ class FinetuneTask:
         self.card = card
         self.loss = settings.loss
         self.temperature = settings.temperature
-        self.mask_ratio, self.pair_mix_prob = settings.mask_ratio, settings.pair_mix_prob
+        self.mask_ratio = settings.mask_ratio
+        few = 1.0 if clips < PAIR_MIX_BELOW else 0.0
+        self.pair_mix_prob = few if settings.pair_mix_prob is None else settings.pair_mix_prob
         self.tokens = strip_grid(card.clip.height, card.clip.width, card.clip.frames, card.model.patch).tokens
         self.inputs = TrainingInputs(card.clip, card.statistics, pick(AugmentSettings, settings))
         if self.loss == "nt_xent":  # the published variant keeps its temperature
@@ -105,10 +109,15 @@ def finetune(
         dataset = open_clips(settings, clip, workers=settings.num_workers, progress=progress)
     there = not settings.overwrite and (Path(settings.out) / "latest").exists()
     card = checkpoint.load_card(settings.out) if there else _new_card(settings, clip, init, dataset)
-    task = FinetuneTask(card, settings)
+    task = FinetuneTask(card, settings, len(dataset))
+    goes_on = init is not None and init.kind == "retriever"
     if settings.init is not None and not there:
-        task.retriever.start_from(checkpoint.load_weights(settings.init))
-    if settings.head_start == "canonical" and not there:
+        weights = checkpoint.load_weights(settings.init)
+        if goes_on:
+            task.retriever.load_state_dict(weights)
+        else:
+            task.retriever.start_from(weights)
+    if settings.head_start == "canonical" and not (there or goes_on):
         start_heads(task, dataset, settings.seed, fabric.device, progress)
     folder = fit(task, dataset, settings, fabric, progress)
     return finish(folder, dataset, fabric)
@@ -152,15 +161,17 @@ def start_heads(
 
 
 def _init_card(settings: FinetuneSettings) -> Card:
-    """The card of the pre-trained run, if it can be started from."""
+    """The card of the run to start from, if it fits."""
     assert settings.init is not None
     card = checkpoint.load_card(settings.init)
-    if card.kind != "mae":
-        raise CheckpointError(f"--init {settings.init}: got a {card.kind}, expected a run of `cmmixer pretrain`")
     if settings.preset is not None and preset(settings.preset).model != card.model:
         raise CheckpointError(
             f"--init {settings.init}: a checkpoint of another shape: width {card.model.dim}, depth {card.model.depth}, patch "
             f"{card.model.patch}, which is not preset {settings.preset!r}; leave --preset out, the init's sizes are used"
+        )
+    if card.kind == "retriever" and settings.shared_tower and not card.options["shared_tower"]:
+        raise CheckpointError(
+            f"--init {settings.init}: a retriever of two towers, which --shared_tower cannot make one of"
         )
     return card
 
@@ -174,17 +185,18 @@ def _clip(settings: FinetuneSettings, init: Card | None) -> ClipSettings:
 
 
 def _new_card(settings: FinetuneSettings, clip: ClipSettings, init: Card | None, dataset: ClipDataset) -> Card:
+    options = {
+        "embed_dim": settings.embed_dim,
+        "shared_tower": settings.shared_tower,
+        "temperature": settings.temperature,
+        "interleave": False if init is None else init.options["interleave"],
+    }
     return Card(
         kind="retriever",
         model=preset(settings.preset or "base").model if init is None else init.model,
         clip=clip,
         statistics=measure_statistics(dataset, clip, seed=settings.seed) if init is None else init.statistics,
-        options={
-            "embed_dim": settings.embed_dim,
-            "shared_tower": settings.shared_tower,
-            "temperature": settings.temperature,
-            "interleave": False if init is None else init.options["interleave"],
-        },
+        options=init.options if init is not None and init.kind == "retriever" else options,
         settings=dataclasses.asdict(settings),
         parent=None if init is None else init.model_id,
         data=describe_data(settings.data, dataset),
