@@ -211,7 +211,7 @@ def test_missing_and_damaged_folders(data: Path, tmp_path: Path) -> None:
     for damage, told in (
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        (text.replace('"format": 1', '"format": 9'), "got format 9, expected 1"),
+        (text.replace('"format": 2', '"format": 9'), "got format 9, expected 2"),
         (text.replace('"embed_dim"', '"embed_dims"'), r"unknown settings: embed_dims \(did you mean embed_dim\?\)"),
         (text.replace('"embed_dim": 4', '"embed_dim": 8'), "Provided schema does not match"),
     ):

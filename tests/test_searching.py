@@ -94,6 +94,60 @@ def test_the_hit_names_the_moment_of_the_query(library: Path, tmp_path: Path) ->
     assert by_name["mixed.mp4"].query_start_seconds <= 1.0
 
 
+def test_of_films_with_the_same_content_the_one_whose_rhythm_fits_is_found(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name, order in (("red-first", [RED, GREEN]), ("green-first", [GREEN, RED])):
+        film(data / f"{name}.mp4", order, seconds_each=0.5)
+        sound(data / f"{name}.wav", order, seconds_each=0.5)
+    settings = IndexSettings(model="-", data=str(data), index=str(tmp_path / "library"), workers=1)
+    index(settings, encoder=ColourEncoder())
+    for target, ending in (("audio", "wav"), ("video", "mp4")):
+        for name, order in (("red-first", [RED, GREEN]), ("green-first", [GREEN, RED])):
+            query = tmp_path / f"query-{name}"
+            asked = (
+                film(query.with_suffix(".mp4"), order, sound=None, seconds_each=0.5)
+                if target == "audio"
+                else sound(query.with_suffix(".wav"), order, seconds_each=0.5)
+            )
+            plain = _search(tmp_path / "library", asked, target=target)
+            timed = _search(tmp_path / "library", asked, target=target, rerank="sequence")
+            assert max(hit.score for hit in plain.hits) - min(hit.score for hit in plain.hits) < 0.02
+            first, last = timed.hits[0], timed.hits[-1]
+            assert os.path.basename(first.path).startswith(name)
+            assert first.score > 0.95
+            assert last.score < 0.1
+            assert {os.path.basename(hit.path) for hit in plain.hits} >= {
+                f"red-first.{ending}",
+                f"green-first.{ending}",
+            }
+
+
+def test_candidates_beyond_the_second_stage_stand_behind_it(
+    random_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _random_vectors(3, seed=2)
+    in_order = _random_vectors(6, seed=5).reshape(3, 2, 4)
+    moments = [
+        Moment(Span(n / 2, n / 2 + 1), vector, None, frames, None)
+        for n, (vector, frames) in enumerate(zip(asked, in_order, strict=True))
+    ]
+    monkeypatch.setattr("cmmixer.searching.embed_file", lambda *arguments, **options: moments)
+    table = lancedb.connect(random_library).open_table("moments").to_arrow().to_pylist()
+    scored = []
+    for vector, frames in zip(asked, in_order, strict=True):
+        heard = sorted((row for row in table if row["audio"]), key=lambda row: -float(np.dot(row["audio"], vector)))
+        for place, row in enumerate(heard):
+            timed = float(np.dot(np.array(row["audio_frames"], np.float32), frames.reshape(-1))) / 2
+            scored.append((place >= 7, -(timed if place < 7 else float(np.dot(row["audio"], vector))), row))
+    hits: list[tuple[str, float]] = []
+    for _, _, row in sorted(scored, key=lambda one: one[:2]):
+        if all(path != row["path"] or abs(start - row["start_seconds"]) > 1.0 for path, start in hits):
+            hits.append((row["path"], row["start_seconds"]))
+    for k in (1, 12, 60):
+        result = _search(random_library, "query.mp4", k=k, target="audio", rerank="sequence", rerank_top=7)
+        assert [(hit.path, hit.start_seconds) for hit in result.hits] == hits[:k]
+
+
 def _random_vectors(count: int, seed: int) -> np.ndarray:
     vectors = np.random.default_rng(seed).normal(size=(count, 4))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -103,6 +157,7 @@ def _random_vectors(count: int, seed: int) -> np.ndarray:
 def random_library(tmp_path: Path) -> Path:
     """Thirty files of ten overlapping moments with random vectors; every third moment has no sound."""
     vectors = _random_vectors(300, seed=1)
+    in_order = _random_vectors(600, seed=3).reshape(300, 8).astype(np.float16)
     with MomentIndex.writing(tmp_path / "random", ColourEncoder(), None) as library:
         for number in range(30):
             name = f"/films/{number:02d}.mp4"
@@ -116,8 +171,11 @@ def random_library(tmp_path: Path) -> Path:
                     "start_seconds": start,
                     "end_seconds": start + 1,
                     "video": vector,
+                    "video_frames": in_order[10 * number + place],
                 }
-                rows.append({**row, "audio": None if place % 3 == 2 else vector[::-1]})
+                heard = place % 3 != 2
+                sounds = {"audio": vector[::-1], "audio_frames": in_order[10 * number + place][::-1]}
+                rows.append({**row, **(sounds if heard else dict.fromkeys(sounds))})
             values = {"root": "/films", "sizes": [1], "mtimes_ns": [1], "sha256": None, "status": "used"}
             file = FileRow(name=name, **{**shared, **values}, reason=None, message=None, limit_seconds=1.0, moments=10)
             library.put(file, rows, None)

@@ -8,6 +8,7 @@ with all M pairs, and the mean of the processes' values is its value. Every proc
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -56,6 +57,15 @@ def nt_xent(video_BE: Tensor, audio_BE: Tensor, temperature: float) -> Tensor:
     column = torch.arange(2 * pairs, device=video_BE.device)
     logits = logits.masked_fill(column == own.unsqueeze(1), float("-inf"))
     return functional.cross_entropy(logits, partner)
+
+
+def sequence_vectors(frames_BTE: Tensor) -> Tensor:
+    """[B, T, E] -> [B, T * E] of unit length, whose dot product is the mean over frames of the frames' cosines.
+
+    With them in place of clip vectors a loss contrasts what happens when: a pair fits if its frames fit in their order
+    (comparing sequences before averaging: SCAV, arXiv 2407.05782; see `evaluation.sequence`).
+    """
+    return frames_BTE.flatten(1) / math.sqrt(frames_BTE.shape[1])
 
 
 def _wide(embedding: Tensor) -> Tensor:

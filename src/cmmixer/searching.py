@@ -2,9 +2,10 @@
 
 The query is cut into moments as the library was. Its pictures are compared with the library's sounds, or its sounds with
 the library's pictures, exactly (every moment is looked at). A hit is a moment of the library with the moment of the query
-that it goes with best; of moments of one file that overlap or touch, the best one stands for all.
+that it goes with best; of moments of one file that overlap or touch, the best one stands for all. On request the best
+moments are ordered anew by what happens when (`evaluation.sequence`).
 
-Letters: Q moments of the query, E values of a vector.
+Letters: Q moments of the query, T frames of a moment, E values of a vector.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rich.text import Text
 from cmmixer.config import SearchSettings
 from cmmixer.embedding import Encoder, embed_file, load_encoder
 from cmmixer.errors import CheckpointError, MediaError, SearchIndexError
+from cmmixer.evaluation.sequence import sequence_scores
 from cmmixer.indexing import MomentIndex
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.types import Span
@@ -46,7 +48,7 @@ class Hit:
         rank: from 1.
         path: the file that holds what was searched for: the film, or the file of its sound.
         start_seconds, end_seconds: where in it.
-        score: cosine similarity, at most 1.
+        score: cosine similarity, at most 1; after re-ranking, the mean cosine of aligned frames.
         query_start_seconds, query_end_seconds: the moment of the query it goes with.
         source, label: as in the library's data.
         missing: whether the file has gone from its place since it was indexed.
@@ -95,10 +97,11 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class _Asking:
-    """A moment of the query, and the vector that asks with it."""
+    """A moment of the query, and the vectors that ask with it: its own and its frames'."""
 
     span: Span
     vector_E: NDArray[np.float32]
+    frames_TE: NDArray[np.float32]
 
 
 def search(
@@ -128,7 +131,7 @@ def search(
     with _query_file(settings.query, stdin) as path:
         target, asking = _cut_query(path, settings, library, encoder)
     progress.start(None, "searching")
-    best = _best(library, asking, target, settings.k)
+    best = _best(library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0)
     hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
     return SearchResult(settings.query, target, hits, library.count())
 
@@ -191,25 +194,45 @@ def _cut_query(
             fault.path, fault.reason, f"{fault.message}, and --for {wanted} searches with {needs}"
         ) from fault
     target = wanted or ("audio" if any(moment.video is not None for moment in moments) else "video")
-    vectors = [(moment.span, moment.video if target == "audio" else moment.audio) for moment in moments]
-    return target, [_Asking(span, vector) for span, vector in vectors if vector is not None]
+    asked = "video" if target == "audio" else "audio"
+    vectors = [(moment.span, getattr(moment, asked), getattr(moment, f"{asked}_frames")) for moment in moments]
+    return target, [_Asking(*vector) for vector in vectors if vector[1] is not None]
 
 
 # ------------------------------------------------------------------------------------------------------------- the hits
 
 
-def _best(library: MomentIndex, asking: list[_Asking], target: str, k: int) -> list[dict[str, Any]]:
-    """The k best moments, exactly: more candidates are fetched until none that was left out could be among them."""
+def _best(library: MomentIndex, asking: list[_Asking], target: str, k: int, top: int) -> list[dict[str, Any]]:
+    """The k best moments, exactly: more candidates are fetched until none that was left out could be among them.
+
+    With `top`, so many candidates of each query moment are ordered by their frames and stand before all others.
+    """
     vectors_QE = np.stack([moment.vector_E for moment in asking])
     everything = library.count()
-    limit = max(_FIRST_CANDIDATES, 8 * k)
+    limit = max(_FIRST_CANDIDATES, 8 * k, top)
     while True:
-        rows = library.nearest(vectors_QE, target, limit)
+        rows = library.nearest(vectors_QE, target, limit, frames=top > 0)
         named = library.named(row["batch"] for row in rows)
-        best = collapse(row for row in rows if row["batch"] in named)[:k]
-        if limit >= everything or (len(best) == k and best[-1]["score"] >= _best_left_out(rows, limit)):
+        left_out = _best_left_out(rows, limit)
+        rows = [row for row in rows if row["batch"] in named]
+        if top:
+            _by_sequence(rows, asking, top)
+        best = collapse(rows)[:k]
+        if limit >= everything or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
             return best
         limit *= 4
+
+
+def _by_sequence(rows: list[dict[str, Any]], asking: list[_Asking], top: int) -> None:
+    """Gives each query moment's best `top` rows their sequence scores; `timed` says which have one."""
+    for number, moment in enumerate(asking):
+        own = sorted((row for row in rows if row["query"] == number), key=lambda row: (-row["score"], row["id"]))
+        for row in own[top:]:
+            row["timed"] = False
+        if own:
+            scores = sequence_scores(moment.frames_TE, np.stack([row["frames"] for row in own[:top]]))
+            for row, score in zip(own[:top], scores, strict=True):
+                row.update(timed=True, score=float(score))
 
 
 def _best_left_out(rows: list[dict[str, Any]], limit: int) -> float:
@@ -222,10 +245,13 @@ def _best_left_out(rows: list[dict[str, Any]], limit: int) -> float:
 
 
 def collapse(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Best first, without moments that overlap or touch a better one of the same file. Equal scores go by id."""
+    """Best first, without moments that overlap or touch a better one of the same file. Equal scores go by id.
+
+    Moments that were scored by their frames stand before those that were not.
+    """
     kept: list[dict[str, Any]] = []
     taken: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
-    for row in sorted(rows, key=lambda row: (-row["score"], row["id"], row["query"])):
+    for row in sorted(rows, key=lambda row: (not row.get("timed"), -row["score"], row["id"], row["query"])):
         start, end = row["start_seconds"], row["end_seconds"]
         spans = taken.setdefault((row["path"], row["audio_path"]), [])
         if all(

@@ -41,7 +41,7 @@ def test_figures_depend_on_neither_batch_size_nor_order(run: Path) -> None:
     found.append(evaluate(settings(run), dataset=reordered(clips, np.random.default_rng(0).permutation(23))))
     for other in found[1:]:
         assert other.metrics == found[0].metrics
-        np.testing.assert_allclose(other.video_NE, found[0].video_NE, atol=1e-6)
+        np.testing.assert_allclose(other.video.clip_NE, found[0].video.clip_NE, atol=1e-6)
 
 
 def test_the_metrics_are_the_json_people_rely_on(run: Path) -> None:

@@ -14,6 +14,7 @@ from cmmixer.config.training import DEVICES, TrainingSettings
 DIFFICULTIES = ("easy", "medium", "hard")
 SENSES = ("audio", "video")
 LOSSES = ("infonce", "nt_xent")
+RERANKS = ("none", "sequence")
 HEAD_STARTS = ("canonical", "random")
 
 
@@ -26,6 +27,7 @@ class SynthesizeSettings:
         out: folder to write them to
         seed: films of different seeds share nothing
         difficulty: easy, medium or hard
+        twins: films 2k and 2k + 1 are the same but for their timing
         seconds: length of a film
         size: pixels of a side
         fps: frames per second
@@ -36,6 +38,7 @@ class SynthesizeSettings:
     out: str
     seed: int = 0
     difficulty: str = "easy"
+    twins: bool = False
     seconds: float = 4.0
     size: int = 96
     fps: float = 12.5
@@ -147,6 +150,8 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         loss: infonce (symmetric, learnable temperature) or nt_xent (over 2N samples, the published variant)
         temperature: where the temperature starts; nt_xent keeps it
         mask_ratio: part of the tokens dropped while fine-tuning; a strong mask is known to ruin retrieval
+        sequence_weight: part of the loss that contrasts frames in their order instead of whole clips, so that
+            `--rerank sequence` has learnt what it compares
         pair_mix_prob: probability that a clip's frames, picture and sound alike, come from several clips of the batch; default:
             1 with fewer than 1,000 clips, else 0
         epochs: how many times every clip is seen
@@ -163,6 +168,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
     loss: str = "infonce"
     temperature: float = 0.07
     mask_ratio: float = 0.0
+    sequence_weight: float = 0.0
     pair_mix_prob: float | None = None
     epochs: int = 30
     batch_size: int = 64
@@ -180,6 +186,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         at_least("batch_size", self.batch_size, 2)
         within("temperature", self.temperature, 0.0, float("inf"), open_low=True)
         within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
+        within("sequence_weight", self.sequence_weight, 0.0, 1.0)
         if self.pair_mix_prob is not None:
             within("pair_mix_prob", self.pair_mix_prob, 0.0, 1.0)
 
@@ -192,6 +199,8 @@ class EvaluateSettings(DataSettings):
         model: run or checkpoint of finetune
         gallery: gallery file to rank; if it does not exist it is frozen there from the data
         clips_per_film: how many clips of each film enter the gallery; 0 takes all
+        rerank: sequence orders each query's best candidates anew by what happens when; none leaves them as the clip vectors say
+        rerank_top: how many of them
         batch_size: clips at a time; changes nothing but speed
         num_workers: decoder processes
         device: auto, cpu or cuda
@@ -204,6 +213,8 @@ class EvaluateSettings(DataSettings):
     model: str
     gallery: str | None = None
     clips_per_film: int = 1
+    rerank: str = "none"
+    rerank_top: int = 100
     batch_size: int = 32
     num_workers: int = 1
     device: str = "auto"
@@ -216,6 +227,8 @@ class EvaluateSettings(DataSettings):
         DataSettings.__post_init__(self)
         at_least("batch_size", self.batch_size, 1)
         at_least("bootstrap", self.bootstrap, 1)
+        one_of("rerank", self.rerank, RERANKS)
+        at_least("rerank_top", self.rerank_top, 1)
         for name in ("clips_per_film", "num_workers", "seed"):
             at_least(name, getattr(self, name), 0)
         one_of("device", self.device, DEVICES)
@@ -285,6 +298,8 @@ class SearchSettings:
         index: folder of the index
         target: what to find; default: the sense the query lacks, or audio for a film with both
         k: how many hits
+        rerank: sequence orders the best moments anew by what happens when; none leaves them as the clip vectors say
+        rerank_top: how many of each moment of the query
         model: run that made the index, if it has moved since
         file_seconds: longest time spent on decoding the query
         device: auto, cpu or cuda
@@ -294,12 +309,16 @@ class SearchSettings:
     index: str
     target: str | None = None
     k: int = 10
+    rerank: str = "none"
+    rerank_top: int = 100
     model: str | None = None
     file_seconds: float = 60.0
     device: str = "auto"
 
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)
+        one_of("rerank", self.rerank, RERANKS)
+        at_least("rerank_top", self.rerank_top, 1)
         if self.target is not None:
             one_of("for", self.target, SENSES)
         within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)

@@ -28,15 +28,25 @@ from cmmixer.progress import Progress
 from cmmixer.types import Span
 
 Vector = NDArray[np.float32]
+# Takes a moment's vector and its frames'.
+_Deliver = Callable[[Vector, Vector], None]
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A stretch of a film and its unit vectors [E], float32; a sense that is missing there has None."""
+    """A stretch of a film and its unit vectors, float32; a sense that is missing there has None.
+
+    Attributes:
+        span: where it is.
+        video, audio: [E], of the whole moment.
+        video_frames, audio_frames: [T, E], of each frame and of the sound around it.
+    """
 
     span: Span
     video: Vector | None
     audio: Vector | None
+    video_frames: Vector | None = None
+    audio_frames: Vector | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,8 @@ class _Draft:
     span: Span
     video: Vector | None = None
     audio: Vector | None = None
+    video_frames: Vector | None = None
+    audio_frames: Vector | None = None
 
 
 @dataclass
@@ -154,9 +166,10 @@ class _OpenFilm:
                 audio.add(result.samples_UN, rows, self._into(draft, "audio"))
             self.drafts.append(draft)
 
-    def _into(self, draft: _Draft, sense: str) -> Callable[[Vector], None]:
-        def deliver(vector: Vector) -> None:
+    def _into(self, draft: _Draft, sense: str) -> _Deliver:
+        def deliver(vector: Vector, frames: Vector) -> None:
             setattr(draft, sense, vector)
+            setattr(draft, f"{sense}_frames", frames)
             self.vectors_due -= 1
 
         return deliver
@@ -164,7 +177,7 @@ class _OpenFilm:
     def close(self) -> EmbeddedFilm:
         drafts = [draft for draft in self.drafts if draft.video is not None or draft.audio is not None]
         drafts.sort(key=lambda draft: draft.span.start_seconds)
-        moments = [Moment(draft.span, draft.video, draft.audio) for draft in drafts]
+        moments = [Moment(**vars(draft)) for draft in drafts]
         if not moments and not self.faults:
             self.faults.append(MediaError(self.piece.path, "silent", "it is silent from beginning to end"))
         return EmbeddedFilm(self.piece.number, self.piece.entry, moments, self.faults)
@@ -176,9 +189,9 @@ class _Batches:
     def __init__(self, embed: Callable[[Tensor], Embedding], size: int) -> None:
         self._embed = embed
         self._size = size
-        self._queue: list[tuple[NDArray[Any], NDArray[np.intp], Callable[[Vector], None]]] = []
+        self._queue: list[tuple[NDArray[Any], NDArray[np.intp], _Deliver]] = []
 
-    def add(self, shared_U: NDArray[Any], rows_T: NDArray[np.intp], deliver: Callable[[Vector], None]) -> None:
+    def add(self, shared_U: NDArray[Any], rows_T: NDArray[np.intp], deliver: _Deliver) -> None:
         """Queues one moment: the rows of a piece's arrays that make it up, and where its vector goes."""
         self._queue.append((shared_U, rows_T, deliver))
         if len(self._queue) >= self._size:
@@ -189,11 +202,11 @@ class _Batches:
         if not self._queue:
             return
         batch = torch.from_numpy(np.stack([shared[rows] for shared, rows, _ in self._queue]))
-        vectors_BE = self._embed(batch).clip_BE.detach().to("cpu", torch.float32).numpy()
+        vectors_BE, frames_BTE = (part.detach().to("cpu", torch.float32).numpy() for part in self._embed(batch))
         if not np.isfinite(vectors_BE).all():
             raise InternalError("the model gives vectors that are not finite; take another checkpoint of its run")
-        for (_, _, deliver), vector in zip(self._queue, vectors_BE, strict=True):
-            deliver(vector)
+        for (_, _, deliver), vector, frames in zip(self._queue, vectors_BE, frames_BTE, strict=True):
+            deliver(vector, frames)
         self._queue.clear()
 
 

@@ -5,15 +5,28 @@ Letters: Q queries, N candidates, E length of an embedding.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cmmixer.evaluation.ranks import ranks_of
+from cmmixer.evaluation.sequence import SequenceRerank
 
 RECALL_AT = (1, 5, 10)
 PERCENTILES = (2.5, 97.5)
+
+
+class Reranks(NamedTuple):
+    """A second stage for each direction."""
+
+    video_to_audio: SequenceRerank
+    audio_to_video: SequenceRerank
+
+    @classmethod
+    def of(cls, video_NTE: NDArray[Any], audio_NTE: NDArray[Any], top: int) -> Self:
+        """Of the frames of a gallery's pictures and sounds."""
+        return cls(SequenceRerank(video_NTE, audio_NTE, top), SequenceRerank(audio_NTE, video_NTE, top))
 
 
 def rank_metrics(ranks_Q: ArrayLike) -> dict[str, float]:
@@ -51,7 +64,12 @@ def bootstrap_intervals(ranks_Q: ArrayLike, *, resamplings: int = 1000, seed: in
 
 
 def shuffled_pairs(
-    queries_NE: NDArray[Any], candidates_NE: NDArray[Any], *, shuffles: int = 10, seed: int = 0
+    queries_NE: NDArray[Any],
+    candidates_NE: NDArray[Any],
+    *,
+    shuffles: int = 10,
+    seed: int = 0,
+    rerank: SequenceRerank | None = None,
 ) -> dict[str, float]:
     """The same figures when each query's true candidate is drawn at random: sits at chance, or something leaks.
 
@@ -59,12 +77,18 @@ def shuffled_pairs(
     """
     generator = np.random.default_rng(seed)
     pairings = [generator.permutation(len(candidates_NE)) for _ in range(shuffles)]
-    figures = [rank_metrics(ranks_of(queries_NE, candidates_NE, truth)) for truth in pairings]
+    figures = [rank_metrics(ranks_of(queries_NE, candidates_NE, truth, rerank=rerank)) for truth in pairings]
     return {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
 
 
 def retrieval_metrics(
-    video_NE: NDArray[Any], audio_NE: NDArray[Any], *, gallery: str, resamplings: int = 1000, seed: int = 0
+    video_NE: NDArray[Any],
+    audio_NE: NDArray[Any],
+    *,
+    gallery: str,
+    resamplings: int = 1000,
+    seed: int = 0,
+    rerank: Reranks | None = None,
 ) -> dict[str, Any]:
     """All figures of a gallery whose clip i has the picture `video_NE[i]` and the sound `audio_NE[i]`.
 
@@ -73,6 +97,7 @@ def retrieval_metrics(
         gallery: sha256 of the frozen gallery.
         resamplings: of the bootstrap.
         seed: of the bootstrap and the shuffled pairs.
+        rerank: a second stage for each direction.
 
     Returns:
         JSON values: `video_to_audio` and `audio_to_video` (R@1, R@5, R@10, MedR, MRR), `candidates`, `chance`, `gallery`;
@@ -86,7 +111,8 @@ def retrieval_metrics(
             f"expected as many pictures as sounds, at least one; got {video_NE.shape} and {audio_NE.shape}"
         )
     directions = {"video_to_audio": (video_NE, audio_NE), "audio_to_video": (audio_NE, video_NE)}
-    ranks = {name: ranks_of(queries, candidates) for name, (queries, candidates) in directions.items()}
+    second = rerank._asdict() if rerank is not None else dict.fromkeys(directions)
+    ranks = {name: ranks_of(*directions[name], rerank=second[name]) for name in directions}
     return {
         **{name: rank_metrics(ranks[name]) for name in directions},
         "candidates": len(video_NE),
@@ -95,5 +121,7 @@ def retrieval_metrics(
         "intervals": {
             name: bootstrap_intervals(ranks[name], resamplings=resamplings, seed=seed) for name in directions
         },
-        "shuffled_pairs": {name: shuffled_pairs(*directions[name], seed=seed) for name in directions},
+        "shuffled_pairs": {
+            name: shuffled_pairs(*directions[name], seed=seed, rerank=second[name]) for name in directions
+        },
     }

@@ -12,9 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Embeddings come from float32 networks, whose cosines differ in the seventh digit from batch to batch. Candidates closer
-# than this are a tie, so that batch size, order and device cannot decide a rank.
-TIE = 1e-6
+from cmmixer.evaluation.sequence import TIE, SequenceRerank
+
 # Scores held at a time.
 MOST_SCORES = 2**25
 
@@ -45,10 +44,12 @@ def ranks_of(
     *,
     chunk: int | None = None,
     tie: float = TIE,
+    rerank: SequenceRerank | None = None,
 ) -> NDArray[np.int64]:
     """As `ranks`, scored by dot product in float64, `chunk` queries at a time; the Q x N matrix is never held whole.
 
-    Left out, `chunk` is as many as make 2^25 scores (256 MiB). It changes no rank.
+    Left out, `chunk` is as many as make 2^25 scores (256 MiB). It changes no rank. With `rerank`, each query's best
+    candidates are ordered anew by their frames.
 
     Raises:
         ValueError: as `ranks`.
@@ -63,6 +64,8 @@ def ranks_of(
         rows = slice(start, start + chunk)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is ranked, last
             scores = queries[rows] @ candidates.T
+        if rerank is not None:
+            rerank(start, scores, truth[rows])
         result[rows] = _rank_rows(scores, scores[np.arange(len(scores)), truth[rows]], tie)
     return result
 

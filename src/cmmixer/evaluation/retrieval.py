@@ -11,7 +11,7 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +28,24 @@ from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.data.skips import SkipReport
 from cmmixer.errors import DataError, MediaError
 from cmmixer.evaluation.gallery import Gallery, freeze, load_gallery, save_gallery
-from cmmixer.evaluation.metrics import retrieval_metrics
+from cmmixer.evaluation.metrics import Reranks, retrieval_metrics
 from cmmixer.evaluation.ranks import rankings
-from cmmixer.models.retriever import Retriever
+from cmmixer.models.retriever import Embedding, Retriever
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.types import Clip
 
 WAYS = {"video_to_audio": "silent film -> its sound", "audio_to_video": "sound -> its film"}
+
+
+class Vectors(NamedTuple):
+    """Unit vectors of N clips, [N, E], and of their frames, [N, T, E]; float32."""
+
+    clip_NE: NDArray[np.float32]
+    frames_NTE: NDArray[np.float32]
+
+    def rows(self, order_N: NDArray[np.intp]) -> Vectors:
+        """In another order."""
+        return Vectors(self.clip_NE[order_N], self.frames_NTE[order_N])
 
 
 @dataclass(frozen=True)
@@ -45,15 +56,27 @@ class Evaluation:
         metrics: JSON values as `evaluation.metrics.retrieval_metrics` gives them, with `model_id`, `overlap` (films of the
             gallery that were trained on) and `skipped`.
         gallery: the frozen gallery.
-        video_NE, audio_NE: unit vectors in the gallery's order.
+        video, audio: unit vectors of the clips and of their frames, in the gallery's order.
+        rerank: the second stage that the figures have, if any.
         skips: files that could not be used.
     """
 
     metrics: dict[str, Any]
     gallery: Gallery
-    video_NE: NDArray[np.float32]
-    audio_NE: NDArray[np.float32]
+    video: Vectors
+    audio: Vectors
+    rerank: Reranks | None
     skips: SkipReport
+
+    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Every query's score of every candidate, [N, N]: of pictures as queries, and of sounds."""
+        clip_NN = self.video.clip_NE.astype(np.float64) @ self.audio.clip_NE.T.astype(np.float64)
+        both = clip_NN, clip_NN.T.copy()
+        if self.rerank is not None:
+            truth = np.arange(len(clip_NN))
+            for scores_NN, rerank in zip(both, self.rerank, strict=True):
+                rerank(0, scores_NN, truth)
+        return both
 
     def as_json(self) -> dict[str, Any]:
         """The metrics."""
@@ -98,7 +121,7 @@ def evaluate(
     gallery = load_gallery(settings.gallery) if settings.gallery and Path(settings.gallery).exists() else None
     chosen = gallery.positions(dataset.ids) if gallery else choose(dataset.ids, settings.clips_per_film)
     progress.start(len(chosen), "embedding the gallery")
-    video_NE, audio_NE, used, skips = _embed(retriever, dataset, chosen, settings, device, progress)
+    video, audio, used, skips = _embed(retriever, dataset, chosen, settings, device, progress)
     if gallery is None:
         gallery = freeze(dataset.ids[position] for position in used)
         if settings.gallery:
@@ -106,17 +129,22 @@ def evaluate(
     elif len(skips):
         raise DataError(f"{settings.gallery}: {len(skips)} of its clips cannot be decoded any more: {skips.summary}")
     order = np.argsort([dataset.ids[position] for position in used], kind="stable")
-    video_NE, audio_NE = video_NE[order], audio_NE[order]
+    video, audio = video.rows(order), audio.rows(order)
+    rerank = None
+    if settings.rerank == "sequence":
+        rerank = Reranks.of(video.frames_NTE, audio.frames_NTE, settings.rerank_top)
     metrics = retrieval_metrics(
-        video_NE, audio_NE, gallery=gallery.sha256, resamplings=settings.bootstrap, seed=settings.seed
-    )
+        video.clip_NE, audio.clip_NE, gallery=gallery.sha256, resamplings=settings.bootstrap, seed=settings.seed,
+        rerank=rerank,
+    )  # fmt: skip
     trained_on = _trained_on(Path(settings.model))
     metrics |= {
         "model_id": card.model_id,
+        "rerank": None if rerank is None else {"by": settings.rerank, "top": settings.rerank_top},
         "overlap": len({dataset.sources[position] for position in used} & trained_on),
         "skipped": len(skips) + len(dataset.skips),
     }
-    evaluation = Evaluation(metrics, gallery, video_NE, audio_NE, SkipReport([*dataset.skips, *skips]))
+    evaluation = Evaluation(metrics, gallery, video, audio, rerank, SkipReport([*dataset.skips, *skips]))
     _write(settings, evaluation)
     return evaluation
 
@@ -142,11 +170,12 @@ def _embed(
     settings: EvaluateSettings,
     device: str,
     progress: Progress,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], list[int], SkipReport]:
-    """Both vectors of the chosen clips, which of them could be decoded, and the files that could not."""
+) -> tuple[Vectors, Vectors, list[int], SkipReport]:
+    """Both senses' vectors of the chosen clips, which of them could be decoded, and the files that could not."""
     used: list[int] = []
     skips = SkipReport()
-    videos, audios = [], []
+    videos: list[Embedding] = []
+    audios: list[Embedding] = []
     for positions, results in _read(dataset, chosen, settings.batch_size, settings.num_workers):
         clips = []
         for position, result in zip(positions, results, strict=True):
@@ -157,12 +186,17 @@ def _embed(
                 used.append(position)
         if clips:
             batch = collate(clips).to(device)
-            videos.append(retriever.embed_video(batch.video_BTCHW).clip_BE.cpu().numpy())
-            audios.append(retriever.embed_audio(batch.audio_BTN).clip_BE.cpu().numpy())
+            videos.append(retriever.embed_video(batch.video_BTCHW))
+            audios.append(retriever.embed_audio(batch.audio_BTN))
         progress.advance(len(positions))
     if not used:
         raise DataError(f"{settings.data}: no clip could be decoded; {skips.summary}")
-    return np.concatenate(videos), np.concatenate(audios), used, skips
+    return _joined(videos), _joined(audios), used, skips
+
+
+def _joined(parts: list[Embedding]) -> Vectors:
+    clips = [part.clip_BE.cpu().numpy() for part in parts]
+    return Vectors(np.concatenate(clips), np.concatenate([part.frames_BTE.cpu().numpy() for part in parts]))
 
 
 def _read(
@@ -217,8 +251,7 @@ def _write(settings: EvaluateSettings, evaluation: Evaluation) -> None:
 def ranking_rows(evaluation: Evaluation, best: int = 100) -> Iterator[dict[str, Any]]:
     """For every query its rank and its best candidates with their scores, as JSON values."""
     ids = evaluation.gallery.ids
-    scores = evaluation.video_NE.astype(np.float64) @ evaluation.audio_NE.T.astype(np.float64)
-    for way, scores_QN in (("video_to_audio", scores), ("audio_to_video", scores.T)):
+    for way, scores_QN in zip(WAYS, evaluation.scores(), strict=True):
         for query, order in enumerate(rankings(scores_QN)):
             yield {
                 "direction": way,

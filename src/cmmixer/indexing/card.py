@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from cmmixer.config import ClipSettings
 from cmmixer.config.check import from_dict
 from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError, SettingsError
+from cmmixer.indexing.rows import moments_schema
 
-FORMAT = 1
+FORMAT = 2
 NAME = "index.json"
 
 
@@ -42,6 +45,10 @@ class IndexCard:
     def text(self) -> str:
         """The file's content."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    def moments_schema(self) -> pa.Schema:
+        """Columns of its table of moments."""
+        return moments_schema(self.embed_dim, self.clip.frames)
 
     def check_encoder(self, encoder: Encoder, where: Path) -> None:
         """Refuses another model.
@@ -84,7 +91,8 @@ def read_card(folder: Path) -> IndexCard:
         values: dict[str, Any] = json.loads(file.read_text())
         if values["format"] != FORMAT:
             raise SearchIndexError(
-                f"{file}: got format {values['format']}, expected {FORMAT}; use the version that wrote it"
+                f"{file}: got format {values['format']}, expected {FORMAT}; use the version that wrote it, or make an index in a "
+                "new folder"
             )
         values["clip"] = from_dict(ClipSettings, values["clip"], f"{file}: clip")
         return from_dict(IndexCard, values, str(file))

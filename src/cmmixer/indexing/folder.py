@@ -34,7 +34,7 @@ from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError
 from cmmixer.indexing.card import NAME, IndexCard, read_card
 from cmmixer.indexing.guard import only_writer, short, told_clearly
-from cmmixer.indexing.rows import FILES_SCHEMA, FileRow, moments_schema
+from cmmixer.indexing.rows import FILES_SCHEMA, FileRow
 from cmmixer.version import __version__
 
 # A search that began before a clean-up may still read what it removes; an hour is longer than any search.
@@ -64,7 +64,7 @@ class MomentIndex:
             if not create and not {"files", "moments"} <= there:
                 raise SearchIndexError(f"{folder}: is damaged or was never filled; run `cmmixer index` on it again")
             self._files = _table(database, "files", FILES_SCHEMA)
-            self._moments = _table(database, "moments", moments_schema(card.embed_dim))
+            self._moments = _table(database, "moments", card.moments_schema())
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -114,24 +114,35 @@ class MomentIndex:
         with told_clearly(self.folder):
             return int(self._moments.count_rows())
 
-    def nearest(self, vectors_QE: NDArray[np.float32], sense: str, limit: int) -> list[dict[str, Any]]:
+    def nearest(
+        self, vectors_QE: NDArray[np.float32], sense: str, limit: int, *, frames: bool = False
+    ) -> list[dict[str, Any]]:
         """The moments nearest to each query vector, found exactly (by looking at all).
 
         Args:
             vectors_QE: unit vectors, of one sense.
             sense: `audio` or `video`, the moments' sense to compare with.
             limit: how many for each query vector.
+            frames: whether the vectors of the moments' frames are wanted too.
 
         Returns:
-            Rows with `query` (its place), the moment's columns but its vectors, and `score`, the cosine similarity.
+            Rows with `query` (its place), the moment's columns but its vectors, `score`, the cosine similarity, and where
+            wanted `frames`, float32 [T, E].
         """
+        in_order = f"{sense}_frames"
         columns = ["id", "batch", "path", "audio_path", "source", "label", "start_seconds", "end_seconds", "_distance"]
         rows: list[dict[str, Any]] = []
         with told_clearly(self.folder):
             for query, vector_E in enumerate(vectors_QE):
                 search = self._moments.search(vector_E, vector_column_name=sense).distance_type("dot")
-                found = search.select(columns).limit(limit).to_list()
-                rows += [{**row, "query": query, "score": 1.0 - row.pop("_distance")} for row in found]
+                found = search.select([*columns, in_order] if frames else columns).limit(limit).to_arrow()
+                for row in found.drop_columns([in_order] if frames else []).to_pylist():
+                    rows.append({**row, "query": query, "score": 1.0 - row.pop("_distance")})
+                if frames and len(found):
+                    values = found[in_order].combine_chunks().flatten().to_numpy().astype(np.float32)
+                    shaped_NTE = values.reshape(len(found), self.card.clip.frames, self.card.embed_dim)
+                    for row, frames_TE in zip(rows[-len(found) :], shaped_NTE, strict=True):
+                        row["frames"] = frames_TE
         return rows
 
     def named(self, batches: Iterable[str]) -> set[str]:
@@ -168,7 +179,7 @@ class MomentIndex:
         waiting, self._waiting = self._waiting, _Waiting()
         with told_clearly(self.folder):
             if waiting.moments:
-                self._moments.add(pa.Table.from_pylist(waiting.moments, schema=moments_schema(self.card.embed_dim)))
+                self._moments.add(pa.Table.from_pylist(waiting.moments, schema=self.card.moments_schema()))
             rows = pa.Table.from_pylist(waiting.files, schema=FILES_SCHEMA)
             self._files.merge_insert("name").when_matched_update_all().when_not_matched_insert_all().execute(rows)
             self._delete_batches(waiting.outdated)

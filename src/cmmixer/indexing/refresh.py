@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.text import Text
 
 from cmmixer.config import IndexSettings
@@ -219,9 +221,15 @@ def _moment_rows(row: FileRow, film: EmbeddedFilm) -> list[dict[str, Any]]:
             "end_seconds": moment.span.end_seconds,
             "video": moment.video,
             "audio": moment.audio,
+            "video_frames": _half(moment.video_frames),
+            "audio_frames": _half(moment.audio_frames),
         }
         for moment in film.moments
     ]
+
+
+def _half(frames_TE: NDArray[np.float32] | None) -> NDArray[np.float16] | None:
+    return None if frames_TE is None else frames_TE.astype(np.float16).reshape(-1)
 
 
 def _name(entry: Entry) -> str:

@@ -62,9 +62,10 @@ class FileRow:
     batch: str | None
 
 
-def moments_schema(embed_dim: int) -> pa.Schema:
-    """Columns of the table of moments."""
+def moments_schema(embed_dim: int, frames: int) -> pa.Schema:
+    """Columns of the table of moments; the vectors of a moment's frames lie one after the other, in half precision."""
     vector = pa.list_(pa.float32(), embed_dim)
+    in_order = pa.list_(pa.float16(), frames * embed_dim)
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -77,5 +78,7 @@ def moments_schema(embed_dim: int) -> pa.Schema:
             pa.field("end_seconds", pa.float64(), nullable=False),
             pa.field("video", vector),
             pa.field("audio", vector),
+            pa.field("video_frames", in_order),
+            pa.field("audio_frames", in_order),
         ]
     )

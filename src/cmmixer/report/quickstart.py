@@ -28,7 +28,7 @@ from cmmixer.data.skips import SkipReport
 from cmmixer.data.store import ClipStore
 from cmmixer.evaluation.ranks import rankings
 from cmmixer.evaluation.reconstruct import Separation, separate
-from cmmixer.evaluation.retrieval import Evaluation
+from cmmixer.evaluation.retrieval import WAYS, Evaluation
 from cmmixer.media.decode import Film
 from cmmixer.mixer import draw_share
 from cmmixer.models.frontend import FrontEnd
@@ -197,12 +197,11 @@ class _Library:
 
 def _examples(evaluation: Evaluation, library: _Library) -> list[Example]:
     """A few searches each way: spread over the gallery, so neither the best nor the worst are picked."""
-    scores = evaluation.video_NE.astype(np.float64) @ evaluation.audio_NE.T.astype(np.float64)
     count = len(evaluation.gallery)
     queries = sorted({(2 * number + 1) * count // (2 * EXAMPLES) for number in range(EXAMPLES)})
     return [
         _example(way, query, scores_QN, evaluation, library)
-        for way, scores_QN in (("video_to_audio", scores), ("audio_to_video", scores.T))
+        for way, scores_QN in zip(WAYS, evaluation.scores(), strict=True)
         for query in queries
     ]
 

@@ -16,7 +16,7 @@ from cmmixer.config.check import pick
 from cmmixer.data.batches import collate, measure_statistics
 from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.errors import CheckpointError
-from cmmixer.losses import info_nce, nt_xent
+from cmmixer.losses import info_nce, nt_xent, sequence_vectors
 from cmmixer.models.retriever import Retriever
 from cmmixer.models.strip import strip_grid
 from cmmixer.pair_mix import draw_frame_rows, own_rows, take_frames
@@ -48,7 +48,7 @@ class FinetuneTask:
         self.card = card
         self.loss = settings.loss
         self.temperature = settings.temperature
-        self.mask_ratio = settings.mask_ratio
+        self.mask_ratio, self.sequence_weight = settings.mask_ratio, settings.sequence_weight
         few = 1.0 if clips < PAIR_MIX_BELOW else 0.0
         self.pair_mix_prob = few if settings.pair_mix_prob is None else settings.pair_mix_prob
         self.tokens = strip_grid(card.clip.height, card.clip.width, card.clip.frames, card.model.patch).tokens
@@ -60,9 +60,16 @@ class FinetuneTask:
         """The contrastive loss over all processes' batches."""
         video, audio = self._pair_mixed(*self.inputs(batch, chance), chance)
         pictures, sounds, scale = network(video, audio, mask_ratio=self.mask_ratio, noise=self._noise(chance))
+        loss = self._contrast(pictures.clip_BE, sounds.clip_BE, scale)
+        if self.sequence_weight:
+            in_order = self._contrast(sequence_vectors(pictures.frames_BTE), sequence_vectors(sounds.frames_BTE), scale)
+            loss = torch.lerp(loss, in_order, self.sequence_weight)
+        return {"loss": loss} if self.loss == "nt_xent" else {"loss": loss, "logit_scale": scale.detach()}
+
+    def _contrast(self, video_BE: Tensor, audio_BE: Tensor, scale: Tensor) -> Tensor:
         if self.loss == "nt_xent":
-            return {"loss": nt_xent(pictures.clip_BE, sounds.clip_BE, self.temperature)}
-        return {"loss": info_nce(pictures.clip_BE, sounds.clip_BE, scale), "logit_scale": scale.detach()}
+            return nt_xent(video_BE, audio_BE, self.temperature)
+        return info_nce(video_BE, audio_BE, scale)
 
     def _pair_mixed(self, video_BTCHW: Tensor, audio_BTCHW: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
         if self.pair_mix_prob == 0.0:

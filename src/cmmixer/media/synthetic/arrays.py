@@ -41,6 +41,7 @@ def synthetic_arrays(
     seed: int,
     difficulty: str,
     first: int = 0,
+    twins: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> SyntheticClips:
     """Renders films `first` to `first + count` of a seed, only at the clip's instants; each film is one clip long.
@@ -51,6 +52,7 @@ def synthetic_arrays(
         seed: films of different seeds share nothing.
         difficulty: easy, medium or hard.
         first: number of the first film; a film does not depend on how many others are made.
+        twins: films 2k and 2k + 1 differ in their timing only.
         advance: called with 1 after every film.
 
     Raises:
@@ -60,7 +62,7 @@ def synthetic_arrays(
     audio = np.empty((count, clip.frames, clip.window_samples), np.int16)
     plans: list[FilmPlan] = []
     for row in range(count):
-        plan = plan_film(seed, first + row, difficulty)
+        plan = plan_film(seed, first + row, difficulty, twins=twins)
         video[row], audio[row] = render_clip(plan, clip)
         plans.append(plan)
         if advance is not None:

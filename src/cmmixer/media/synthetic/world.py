@@ -265,17 +265,46 @@ class FilmPlan:
         return self.causes.bodies[0].shape
 
 
-def plan_film(seed: int, index: int, difficulty: str) -> FilmPlan:
+def plan_film(seed: int, index: int, difficulty: str, *, twins: bool = False) -> FilmPlan:
     """Film `index` of a seed; it depends on nothing else, and shares nothing with films of other seeds.
+
+    Args:
+        seed, index: which film.
+        difficulty: easy, medium or hard.
+        twins: films 2k and 2k + 1 are the same but for their timing: the same bodies move, strike and click at the same
+            rates at other times, before the same background and in the same room.
 
     Raises:
         SettingsError: an unknown difficulty.
     """
     one_of("difficulty", difficulty, DIFFICULTIES)
+    if twins and index % 2:
+        return _retimed(plan_film(seed, index - 1, difficulty), _generators(seed, index, difficulty)[0])
     level = LEVELS[difficulty]
-    sequence = np.random.SeedSequence(seed, spawn_key=(DIFFICULTIES.index(difficulty), index))
-    causes, picture, sound = (np.random.Generator(np.random.SFC64(child)) for child in sequence.spawn(3))
+    causes, picture, sound = _generators(seed, index, difficulty)
     return FilmPlan(_causes(level, causes), _picture_nuisance(level, picture), _sound_nuisance(level, sound))
+
+
+def _generators(seed: int, index: int, difficulty: str) -> list[np.random.Generator]:
+    """Of causes, picture nuisance and sound nuisance."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(DIFFICULTIES.index(difficulty), index))
+    return [np.random.Generator(np.random.SFC64(child)) for child in sequence.spawn(3)]
+
+
+def _retimed(plan: FilmPlan, chance: np.random.Generator) -> FilmPlan:
+    """The same film with all phases drawn anew."""
+
+    def moved(wave: Wave) -> Wave:
+        return dataclasses.replace(wave, phases=tuple(float(phase) for phase in chance.random(len(wave.phases))))
+
+    bodies = tuple(
+        dataclasses.replace(body, u=moved(body.u), height=moved(body.height), bounce_phase=float(chance.random()))
+        for body in plan.causes.bodies
+    )
+    wheel = plan.causes.wheel
+    if wheel is not None:
+        wheel = dataclasses.replace(wheel, phase=float(chance.random()))
+    return dataclasses.replace(plan, causes=Causes(bodies, wheel))
 
 
 def _causes(level: Level, chance: np.random.Generator) -> Causes:
