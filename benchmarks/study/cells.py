@@ -29,6 +29,7 @@ class Cell:
         shared_tower: one encoder for both senses.
         canonical: heads start at the canonical correlations of the training pairs.
         finetune_mask: part of the tokens dropped while fine-tuning.
+        sequence: part of the fine-tuning's loss that contrasts frames in their order instead of whole clips.
         pair_mix: probability that a clip's frames come from several clips while fine-tuning; see `cmmixer.pair_mix`.
     """
 
@@ -43,6 +44,7 @@ class Cell:
     shared_tower: bool = False
     canonical: bool = False
     finetune_mask: float = 0.0
+    sequence: float = 0.0
     pair_mix: float = 0.0
 
 
@@ -82,6 +84,9 @@ CELLS = {
     "frames-canonical": Cell("whole frames swapped, canonical heads", mixer=FRAMES, canonical=True),
     "plain-canonical": Cell("plain MAE, canonical heads", "plain", canonical=True),
     "scratch-canonical": Cell("from scratch, canonical heads", "none", canonical=True),
+    "scratch-sequence": Cell(
+        "from scratch, canonical heads, half of the loss on frames in order", "none", canonical=True, sequence=0.5
+    ),
     "scratch-pair-mix": Cell("from scratch, canonical heads, pair mixing", "none", canonical=True, pair_mix=1.0),
     "plain-pair-mix": Cell("plain MAE, canonical heads, pair mixing", "plain", canonical=True, pair_mix=1.0),
     "frames-pair-mix": Cell(

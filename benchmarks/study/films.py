@@ -109,6 +109,7 @@ def films(
     cache: Path,
     workers: int,
     told: Callable[[str], None],
+    twins: bool = False,
 ) -> Films:
     """Renders the first `count` films of a seed, or reads what was rendered before.
 
@@ -120,14 +121,16 @@ def films(
         cache: folder that keeps them.
         workers: processes.
         told: progress in words.
+        twins: films 2k and 2k + 1 differ in their timing only.
     """
-    folder = cache / f"{difficulty}-{clip.frames}x{clip.height}x{clip.width}-{clip.clip_seconds:g}s-seed-{seed}"
+    kind = f"{difficulty}-twins" if twins else difficulty
+    folder = cache / f"{kind}-{clip.frames}x{clip.height}x{clip.width}-{clip.clip_seconds:g}s-seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, count, CHUNK)
     missing = [first for first in firsts if not _file(folder, first).exists()]
     if missing:
         told(f"rendering {len(missing) * CHUNK} {difficulty} films of seed {seed}")
-        make = partial(_render, folder=folder, clip=clip, seed=seed, difficulty=difficulty)
+        make = partial(_render, folder=folder, clip=clip, seed=seed, difficulty=difficulty, twins=twins)
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             list(pool.map(make, missing))
     videos: list[NDArray[np.uint8]] = []
@@ -145,10 +148,10 @@ def _file(folder: Path, first: int) -> Path:
     return folder / f"{first:07d}.npz"
 
 
-def _render(first: int, *, folder: Path, clip: ClipSettings, seed: int, difficulty: str) -> None:
+def _render(first: int, *, folder: Path, clip: ClipSettings, seed: int, difficulty: str, twins: bool) -> None:
     """One chunk into its file, which appears whole or not at all."""
     torch.set_num_threads(1)
-    clips = synthetic_arrays(CHUNK, clip, seed=seed, difficulty=difficulty, first=first)
+    clips = synthetic_arrays(CHUNK, clip, seed=seed, difficulty=difficulty, first=first, twins=twins)
     mel = MelPictures(clip)
     parts = [mel(part) for part in torch.from_numpy(clips.audio_NTS).split(25)]
     decibels = torch.cat(parts).to(torch.float16).numpy()

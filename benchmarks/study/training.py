@@ -25,10 +25,10 @@ from cmmixer.config import preset
 from cmmixer.config.training import TrainingSettings
 from cmmixer.errors import NonFiniteError, SettingsError
 from cmmixer.evaluation.metrics import retrieval_metrics
-from cmmixer.losses import info_nce
+from cmmixer.losses import info_nce, sequence_vectors
 from cmmixer.mixer import draw_share
 from cmmixer.models.mae import MaskedAutoencoder, masked_mse
-from cmmixer.models.retriever import Retriever, pool
+from cmmixer.models.retriever import Embedding, Retriever, pool
 from cmmixer.models.strip import frame_parts, pictures_to_patches, strip_grid
 from cmmixer.pair_mix import draw_frame_rows, take_frames
 from cmmixer.train.optim import adamw
@@ -99,10 +99,22 @@ def run_cell(cell: Cell, material: Material, budget: Budget, seed: int, told: Ca
     Raises:
         NonFiniteError: a step was not finite.
     """
+    retriever, before, after = trained(cell, material, budget, seed, told)
+    video_NE, audio_NE = embed(retriever, Inputs(material.gallery, budget.clip, material.statistics))
+    metrics = retrieval_metrics(video_NE.numpy(), audio_NE.numpy(), gallery=material.gallery.sha256)
+    return {**metrics, "pretrain_loss": before.loss, "teraflop": before.teraflop + after.teraflop}
+
+
+def trained(
+    cell: Cell, material: Material, budget: Budget, seed: int, told: Callable[[str], None]
+) -> tuple[Retriever, Spent, Spent]:
+    """The retriever of a cell, and what pre-training and fine-tuning came to.
+
+    Raises:
+        NonFiniteError: a step was not finite.
+    """
     device = material.pool.video_NTCHW.device
-    inputs = {
-        name: Inputs(getattr(material, name), budget.clip, material.statistics) for name in ("pool", "pairs", "gallery")
-    }
+    inputs = {name: Inputs(getattr(material, name), budget.clip, material.statistics) for name in ("pool", "pairs")}
     torch.manual_seed(seed)
     network, before = _pretrained(cell, inputs["pool"], budget, seed, told)
     torch.manual_seed(seed)
@@ -125,9 +137,7 @@ def run_cell(cell: Cell, material: Material, budget: Budget, seed: int, told: Ca
         retriever, _contrast(inputs["pairs"], cell), len(material.pairs), views=views,
         batch=budget.finetune_batch, peak=budget.finetune_lr, seed=seed,
     )  # fmt: skip
-    video_NE, audio_NE = embed(retriever, inputs["gallery"])
-    metrics = retrieval_metrics(video_NE.numpy(), audio_NE.numpy(), gallery=material.gallery.sha256)
-    return {**metrics, "pretrain_loss": before.loss, "teraflop": before.teraflop + after.teraflop}
+    return retriever, before, after
 
 
 def optimise(network: nn.Module, loss_of: Loss, films: int, *, views: int, batch: int, peak: float, seed: int) -> Spent:
@@ -165,12 +175,23 @@ def optimise(network: nn.Module, loss_of: Loss, films: int, *, views: int, batch
     return Spent(float(torch.stack(last).mean()) if last else None, steps * operations / 1e12)
 
 
-@torch.no_grad()
 def embed(retriever: Retriever, inputs: Inputs, batch: int = EVALUATION_BATCH) -> tuple[Tensor, Tensor]:
     """Unit vectors of all films, [N, E] each, on the CPU; in evaluation mode, so a batch changes nothing."""
+    video, audio = embed_frames(retriever, inputs, batch)
+    return video.clip_BE, audio.clip_BE
+
+
+@torch.no_grad()
+def embed_frames(retriever: Retriever, inputs: Inputs, batch: int = EVALUATION_BATCH) -> tuple[Embedding, Embedding]:
+    """As `embed`, with the vectors of the films' frames, [N, T, E]."""
     retriever.eval()
     parts = [retriever(*inputs(rows)) for rows in _in_order(inputs, batch)]
-    video, audio = (torch.cat([getattr(pairs, sense).clip_BE.cpu() for pairs in parts]) for sense in ("video", "audio"))
+    video, audio = (
+        Embedding(
+            *(torch.cat(pieces).cpu() for pieces in zip(*(getattr(pairs, sense) for pairs in parts), strict=True))
+        )
+        for sense in ("video", "audio")
+    )
     return video, audio
 
 
@@ -283,7 +304,11 @@ def _contrast(inputs: Inputs, cell: Cell) -> Loss:
             taken = draw_frame_rows(cell.pair_mix, batch=len(rows), frames=video.shape[1], generator=chance)
             video, audio = take_frames(video, taken), take_frames(audio, taken)
         pairs = network(video, audio, mask_ratio=cell.finetune_mask, generator=chance)
-        return info_nce(pairs.video.clip_BE, pairs.audio.clip_BE, pairs.logit_scale)
+        clips = info_nce(pairs.video.clip_BE, pairs.audio.clip_BE, pairs.logit_scale)
+        if not cell.sequence:
+            return clips
+        video, audio = (sequence_vectors(sense.frames_BTE) for sense in (pairs.video, pairs.audio))
+        return torch.lerp(clips, info_nce(video, audio, pairs.logit_scale), cell.sequence)
 
     return loss
 
