@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.study.budgets import BUDGETS
 from benchmarks.study.cells import CELLS
