@@ -96,6 +96,35 @@ def test_other_seeds_share_nothing() -> None:
     assert plan_film(1, 0, "easy").causes != plan_film(1, 0, "hard").causes
 
 
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+def test_twins_differ_in_nothing_but_their_timing(difficulty: str) -> None:
+    def untimed(plan: FilmPlan) -> FilmPlan:
+        bodies = tuple(
+            dataclasses.replace(
+                body,
+                u=dataclasses.replace(body.u, phases=(0.0, 0.0)),
+                height=dataclasses.replace(body.height, phases=(0.0, 0.0)),
+                bounce_phase=0.0,
+            )
+            for body in plan.causes.bodies
+        )
+        wheel = plan.causes.wheel and dataclasses.replace(plan.causes.wheel, phase=0.0)
+        return dataclasses.replace(plan, causes=Causes(bodies, wheel))
+
+    for pair in range(20):
+        first, second = (plan_film(3, 2 * pair + one, difficulty, twins=True) for one in (0, 1))
+        assert first == plan_film(3, 2 * pair, difficulty)
+        assert untimed(first) == untimed(second)
+        for one, other in zip(first.causes.bodies, second.causes.bodies, strict=True):
+            assert not set(one.height.phases) & set(other.height.phases)
+            assert one.bounce_phase != other.bounce_phase
+        assert plan_film(3, 2 * pair + 1, difficulty, twins=True) == second
+    clips = synthetic_arrays(4, CLIP, seed=3, difficulty=difficulty, twins=True)
+    assert clips.labels[::2] == clips.labels[1::2]
+    assert (clips.video_NTCHW[0] != clips.video_NTCHW[1]).any()
+    assert (clips.audio_NTS[0] != clips.audio_NTS[1]).any()
+
+
 def test_every_shape_is_there_and_is_the_label() -> None:
     labels = [plan_film(1, index, "easy").label for index in range(200)]
     assert set(labels) == set(SHAPES)

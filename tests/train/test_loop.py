@@ -11,16 +11,22 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Generator
 
 from cmmixer import checkpoint
 from cmmixer.checkpoint import load_retriever
 from cmmixer.config import FinetuneSettings, PretrainSettings
+from cmmixer.data.batches import collate
 from cmmixer.data.dataset import ArrayClips
 from cmmixer.errors import CheckpointError, NonFiniteError, SettingsError
+from cmmixer.losses import info_nce, nt_xent
 from cmmixer.models.canonical import canonical_maps
+from cmmixer.models.retriever import Embedding, Pairs
 from cmmixer.progress import NoProgress
+from cmmixer.train.chance import chance_of_step
 from cmmixer.train.finetune import FinetuneTask, finetune
 from cmmixer.train.pretrain import pretrain
+from cmmixer.types import Clip
 from tests.conftest import PICO, random_clips
 
 GEOMETRY = dataclasses.asdict(PICO)
@@ -190,6 +196,25 @@ def test_finetune_starts_from_the_pretrained_encoder(tmp_path: Path) -> None:
     card = checkpoint.load_card(tmp_path / "fine")
     assert card.parent == pre.model_id
     assert card.statistics == checkpoint.load_card(tmp_path / "pre").statistics
+
+
+@pytest.mark.parametrize("loss", ["infonce", "nt_xent"])
+def test_part_of_the_loss_contrasts_frames_in_their_order(tmp_path: Path, loss: str) -> None:
+    finetune(finetune_settings(tmp_path / "run", epochs=1), dataset=random_clips(8))
+    card, chance = checkpoint.load_card(tmp_path / "run"), Generator().manual_seed(0)
+    batch = collate([clip for clip in random_clips(6).read(range(6)) if isinstance(clip, Clip)])
+    step = chance_of_step(0, 0, device=torch.device("cpu"), rank=0, world=1, batch_size=6)
+    unit = [torch.nn.functional.normalize(torch.randn(6, 2, 8, generator=chance), dim=-1) for _ in range(2)]
+    pairs = Pairs(*(Embedding(frames[:, 0], frames) for frames in unit), torch.tensor(5.0))
+
+    def value(weight: float) -> float:
+        settings = finetune_settings(tmp_path / "run", loss=loss, sequence_weight=weight)
+        return float(FinetuneTask(card, settings, 6).losses(lambda *_, **__: pairs, batch, step)["loss"])  # type: ignore[arg-type]
+
+    flat = [frames.reshape(6, 16) / 2**0.5 for frames in unit]
+    expected = info_nce(*flat, 5.0) if loss == "infonce" else nt_xent(*flat, 0.07)
+    assert value(1.0) == pytest.approx(float(expected), rel=1e-5)
+    assert value(0.25) == pytest.approx(0.75 * value(0.0) + 0.25 * value(1.0), rel=1e-5)
 
 
 def test_a_retriever_is_trained_on_with_its_own_sizes_and_heads(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         sequence_weight: part of the loss that contrasts frames in their order instead of whole clips, so that
             `--rerank sequence` has learnt what it compares
         pair_mix_prob: probability that a clip's frames, picture and sound alike, come from several clips of the batch; default:
-            1 with fewer than 1,000 clips, else 0
+            1 with fewer than 500 clips, else 0
         epochs: how many times every clip is seen
         batch_size: clips per process and step
         warmup_epochs: epochs of linear warm-up from 0; fractions are fine

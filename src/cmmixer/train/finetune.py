@@ -30,8 +30,8 @@ from cmmixer.version import __version__
 
 # Pairs from whose features the heads start (more if towers are wide), and how many go through the towers at a time.
 HEAD_CLIPS, HEAD_BATCH = 1024, 32
-# With 300 pairs pair mixing doubles R@1, with 1,200 it costs a little (docs/study.md).
-PAIR_MIX_BELOW = 1000
+# With 300 pairs pair mixing lifts R@1 much, with 1,000 it costs a third (docs/study.md, docs/lab-notebook.md).
+PAIR_MIX_BELOW = 500
 
 
 class FinetuneTask:
