@@ -82,7 +82,7 @@ def test_every_command_has_an_example_that_parses_and_help_for_every_flag(name: 
         ),
         (
             ["search", "q.mp4", "--index", "x", "--for", "vidio"],
-            "--for: got 'vidio', expected one of audio, video; did you mean 'video'?",
+            "--for: got 'vidio', expected one of audio, video, film; did you mean 'video'?",
         ),
         (["search"], "missing: QUERY, --index; see `cmmixer search --help`"),
     ],

@@ -15,7 +15,7 @@ from cmmixer.config import EmbedSettings
 from cmmixer.data import moments as moments_module
 from cmmixer.data.manifest import Entry
 from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_films, decode_piece
-from cmmixer.embedding import EmbeddedFilm, LoadedRun, embed, embed_file, embed_moments, file_entry
+from cmmixer.embedding import EmbeddedFilm, LoadedRun, both_senses, embed, embed_file, embed_moments, file_entry
 from cmmixer.errors import InternalError, MediaError, SettingsError
 from cmmixer.models.retriever import Embedding
 from tests.coloured_films import BLUE, CLIP, GREEN, RED, ColourEncoder, film, sound, unit
@@ -187,6 +187,22 @@ def test_loaded_run_gives_one_unit_vector_a_file(tmp_path: Path) -> None:
         run.embed_video("a.mp4")
     with pytest.raises(MediaError, match="no such file"):
         run.embed_video([paths[0], tmp_path / "gone.mp4"])
+
+
+def test_a_film_s_vector_is_the_middle_of_its_senses_or_the_one_it_has(tmp_path: Path) -> None:
+    run = LoadedRun(ColourEncoder())
+    paths = [
+        film(tmp_path / "both.mp4", [RED], sound=[GREEN]),
+        film(tmp_path / "mute.mp4", [RED], sound=None),
+        sound(tmp_path / "heard.wav", [GREEN]),
+    ]
+    middle = unit(RED) + unit(GREEN)
+    expected = [middle / np.linalg.norm(middle), unit(RED), unit(GREEN)]
+    np.testing.assert_allclose(run.embed_film(paths), expected, atol=0.05)
+    np.testing.assert_allclose(np.linalg.norm(run.embed_film(paths), axis=1), 1.0, atol=1e-6)
+    assert both_senses(unit(RED), None).tolist() == pytest.approx(unit(RED).tolist(), abs=1e-7)
+    with pytest.raises(ValueError, match="without picture and sound"):
+        both_senses(None, None)
 
 
 def test_embed_writes_parquet_in_order(tmp_path: Path) -> None:

@@ -94,6 +94,43 @@ def test_the_hit_names_the_moment_of_the_query(library: Path, tmp_path: Path) ->
     assert by_name["mixed.mp4"].query_start_seconds <= 1.0
 
 
+@pytest.mark.parametrize(
+    ("target", "by", "first"),
+    [
+        # The query shows yellow and sounds blue. mute.mp4 shows yellow, yellow.wav sounds it, mixed.mp4 shows and sounds blue.
+        ("video", "video", "mute.mp4"),
+        ("audio", "video", "yellow.wav"),
+        ("audio", "audio", "mixed.mp4"),
+        ("video", "audio", "mixed.mp4"),
+        ("film", "audio", "mixed.mp4"),
+        ("film", "video", "mute.mp4"),
+    ],
+)
+def test_any_sense_finds_any(library: Path, tmp_path: Path, target: str, by: str, first: str) -> None:
+    query = film(tmp_path / "query.mp4", [YELLOW] * 2, sound=[BLUE] * 2)
+    result = _search(library, query, target=target, by=by)
+    assert (result.target, result.by) == (target, by)
+    assert os.path.basename(result.hits[0].path) == first
+    # Where mixed.mp4 sounds blue it shows green: as a film it is half of what is asked for.
+    assert result.hits[0].score > (0.7 if (target, by) == ("film", "audio") else 0.95)
+    words = {"audio": "sounds for", "video": "pictures for", "film": "films for"}[target]
+    asked = {"audio": " the sound of", "video": " the pictures of"}[by]
+    assert f"{words}{asked if by == target or target == 'film' else ''} " in " ".join(_printed(result).split())
+
+
+def test_a_film_finds_a_film_by_both_senses_at_once_or_by_the_one_it_has(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name, seen, heard in (("a", RED, GREEN), ("b", GREEN, RED), ("c", RED, BLUE), ("d", BLUE, GREEN)):
+        film(data / f"{name}.mp4", [seen], sound=[heard])
+    index(IndexSettings(model="-", data=str(data), index=str(tmp_path / "library"), workers=1), encoder=ColourEncoder())
+    both = _search(tmp_path / "library", film(tmp_path / "both.mp4", [RED], sound=[BLUE]), target="film")
+    assert os.path.basename(both.hits[0].path) == "c.mp4"
+    seen = _search(tmp_path / "library", film(tmp_path / "seen.mp4", [RED], sound=None), target="film")
+    assert [os.path.basename(hit.path) for hit in seen.hits[-1:]] == ["d.mp4"]  # nothing red is seen or heard in it
+    assert seen.hits[2].score == pytest.approx(seen.hits[0].score, abs=0.04)  # red and something else, seen or heard
+    assert (both.by, seen.by) == ("film", "film")
+
+
 def test_of_films_with_the_same_content_the_one_whose_rhythm_fits_is_found(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for name, order in (("red-first", [RED, GREEN]), ("green-first", [GREEN, RED])):
@@ -171,6 +208,7 @@ def random_library(tmp_path: Path) -> Path:
                     "start_seconds": start,
                     "end_seconds": start + 1,
                     "video": vector,
+                    "film": vector,
                     "video_frames": in_order[10 * number + place],
                 }
                 heard = place % 3 != 2
@@ -332,7 +370,7 @@ def _printed(result: SearchResult) -> str:
 
 def test_table_and_json() -> None:
     hit = Hit(1, "/films/[red]clip.mp4", 2.0, 6.0, 0.91234, 75.25, 79.25, "clip", "bell", missing=True)
-    result = SearchResult("query.mp4", "audio", [hit], 7)
+    result = SearchResult("query.mp4", "audio", "video", [hit], 7)
     printed = " ".join(_printed(result).split())
     assert "sounds for query.mp4" in printed
     assert "1 0.912 0:02.0 – 0:06.0 /films/[red]clip.mp4 (missing) 1:15.2" in printed
@@ -340,7 +378,7 @@ def test_table_and_json() -> None:
     assert values["hits"][0]["start_seconds"] == 2.0
     assert (values["query"], values["target"], values["moments_searched"]) == ("query.mp4", "audio", 7)
     inside = Hit(1, os.path.join(os.getcwd(), "a.mp4"), 0, 1, 0.5, 0, 1, "a", None, False)
-    assert " a.mp4 " in _printed(SearchResult("q", "video", [inside], 1))
+    assert " a.mp4 " in _printed(SearchResult("q", "video", "audio", [inside], 1))
 
 
 @pytest.mark.parametrize(

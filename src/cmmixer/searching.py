@@ -1,7 +1,7 @@
 """`cmmixer search`: a film, a silent film or a sound in; the moments of an index that go with it out.
 
 The query is cut into moments as the library was. Its pictures are compared with the library's sounds, or its sounds with
-the library's pictures, exactly (every moment is looked at). A hit is a moment of the library with the moment of the query
+the library's pictures, or on request any sense or both together with any, exactly (every moment is looked at). A hit is a moment of the library with the moment of the query
 that it goes with best; of moments of one file that overlap or touch, the best one stands for all. On request the best
 moments are ordered anew by what happens when (`evaluation.sequence`).
 
@@ -36,6 +36,8 @@ from cmmixer.types import Span
 
 STANDARD_INPUT = "-"
 _FIRST_CANDIDATES = 64
+# What of the query finds a target, if nothing else is said.
+_FOUND_BY = {"audio": "video", "video": "audio", "film": "film"}
 # Moments count as touching when the gap between them is only rounding.
 _TOUCH_SECONDS = 0.05
 
@@ -72,13 +74,15 @@ class SearchResult:
 
     Attributes:
         query: the file searched with, or `-`.
-        target: what was searched for, `audio` or `video`.
+        target: what was searched for: `audio`, `video` or `film`.
+        by: what of the query it was found by.
         hits: best first.
         moments: how many moments the index holds.
     """
 
     query: str
     target: str
+    by: str
     hits: list[Hit]
     moments: int
 
@@ -86,6 +90,7 @@ class SearchResult:
         return {
             "query": self.query,
             "target": self.target,
+            "by": self.by,
             "moments_searched": self.moments,
             "hits": [asdict(hit) for hit in self.hits],
         }
@@ -97,11 +102,11 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class _Asking:
-    """A moment of the query, and the vectors that ask with it: its own and its frames'."""
+    """A moment of the query, and the vectors that ask with it: its own and, of one sense, its frames'."""
 
     span: Span
     vector_E: NDArray[np.float32]
-    frames_TE: NDArray[np.float32]
+    frames_TE: NDArray[np.float32] | None
 
 
 def search(
@@ -129,11 +134,11 @@ def search(
     library.card.check_encoder(encoder, library.folder)
     progress.start(None, "listening to and looking at the query")
     with _query_file(settings.query, stdin) as path:
-        target, asking = _cut_query(path, settings, library, encoder)
+        target, by, asking = _cut_query(path, settings, library, encoder)
     progress.start(None, "searching")
     best = _best(library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0)
     hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
-    return SearchResult(settings.query, target, hits, library.count())
+    return SearchResult(settings.query, target, by, hits, library.count())
 
 
 def _encoder_of(library: MomentIndex, settings: SearchSettings) -> Encoder:
@@ -170,33 +175,34 @@ def _query_file(query: str, stdin: BinaryIO | None) -> Iterator[str]:
 
 def _cut_query(
     path: str, settings: SearchSettings, library: MomentIndex, encoder: Encoder
-) -> tuple[str, list[_Asking]]:
-    """What is searched for, and the query's moments that ask for it.
+) -> tuple[str, str, list[_Asking]]:
+    """What is searched for, what of the query it is found by, and the query's moments that ask for it.
 
     Raises:
         MediaError: the query cannot be used, or lacks the sense that finds the target.
     """
     wanted = settings.target
+    by = settings.by or (None if wanted is None else _FOUND_BY[wanted])
     try:
         moments = embed_file(
             path,
             encoder,
             stride_seconds=library.card.stride_seconds,
             file_seconds=settings.file_seconds,
-            picture=wanted != "video",
-            sound=wanted != "audio",
+            picture=by != "audio",
+            sound=by != "video",
         )
     except MediaError as fault:
-        if wanted is None or fault.reason not in ("no-picture", "no-sound", "silent"):
+        if by in (None, "film") or fault.reason not in ("no-picture", "no-sound", "silent"):
             raise
-        needs = {"audio": "pictures", "video": "sound"}[wanted]
-        raise MediaError(
-            fault.path, fault.reason, f"{fault.message}, and --for {wanted} searches with {needs}"
-        ) from fault
-    target = wanted or ("audio" if any(moment.video is not None for moment in moments) else "video")
-    asked = "video" if target == "audio" else "audio"
-    vectors = [(moment.span, getattr(moment, asked), getattr(moment, f"{asked}_frames")) for moment in moments]
-    return target, [_Asking(*vector) for vector in vectors if vector[1] is not None]
+        needs = {"video": "pictures", "audio": "sound"}[by]
+        told = f"--for {wanted}" if settings.by is None else f"--by {by}"
+        raise MediaError(fault.path, fault.reason, f"{fault.message}, and {told} searches with {needs}") from fault
+    if wanted is None or by is None:
+        wanted = "audio" if any(moment.video is not None for moment in moments) else "video"
+        by = _FOUND_BY[wanted]
+    vectors = [(moment.span, getattr(moment, by), getattr(moment, f"{by}_frames", None)) for moment in moments]
+    return wanted, by, [_Asking(*vector) for vector in vectors if vector[1] is not None]
 
 
 # ------------------------------------------------------------------------------------------------------------- the hits
@@ -229,7 +235,7 @@ def _by_sequence(rows: list[dict[str, Any]], asking: list[_Asking], top: int) ->
         own = sorted((row for row in rows if row["query"] == number), key=lambda row: (-row["score"], row["id"]))
         for row in own[top:]:
             row["timed"] = False
-        if own:
+        if own and moment.frames_TE is not None:
             scores = sequence_scores(moment.frames_TE, np.stack([row["frames"] for row in own[:top]]))
             for row, score in zip(own[:top], scores, strict=True):
                 row.update(timed=True, score=float(score))
@@ -292,7 +298,9 @@ def _is_on_disk(path: str) -> bool:
 
 def render(result: SearchResult) -> Table:
     """The hits as a table, best first; times as minutes:seconds."""
-    what = {"audio": "sounds for", "video": "pictures for"}[result.target]
+    what = {"audio": "sounds for", "video": "pictures for", "film": "films for"}[result.target]
+    if result.by != _FOUND_BY[result.target]:
+        what += {"audio": " the sound of", "video": " the pictures of", "film": " picture and sound of"}[result.by]
     query = "standard input" if result.query == STANDARD_INPUT else result.query
     table = Table(title=Text(f"{what} {query}"), title_justify="left", title_style="bold", box=None, pad_edge=False)
     for name, justify in (

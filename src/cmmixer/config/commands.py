@@ -10,9 +10,10 @@ from cmmixer.config.clip import ClipOptions
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.presets import PRESETS
 from cmmixer.config.training import DEVICES, TrainingSettings
+from cmmixer.errors import SettingsError
 
 DIFFICULTIES = ("easy", "medium", "hard")
-SENSES = ("audio", "video")
+SENSES = ("audio", "video", "film")
 LOSSES = ("infonce", "nt_xent")
 RERANKS = ("none", "sequence")
 HEAD_STARTS = ("canonical", "random")
@@ -296,7 +297,9 @@ class SearchSettings:
     Attributes:
         query: file to search with; `-` reads it from standard input
         index: folder of the index
-        target: what to find; default: the sense the query lacks, or audio for a film with both
+        target: what to find: audio, video, or film (both together); default: the sense the query lacks, or audio for a film
+            with both
+        by: what of the query to find it by: audio, video, or film; default: the other sense, or film for film
         k: how many hits
         rerank: sequence orders the best moments anew by what happens when; none leaves them as the clip vectors say
         rerank_top: how many of each moment of the query
@@ -308,6 +311,7 @@ class SearchSettings:
     query: str
     index: str
     target: str | None = None
+    by: str | None = None
     k: int = 10
     rerank: str = "none"
     rerank_top: int = 100
@@ -321,6 +325,14 @@ class SearchSettings:
         at_least("rerank_top", self.rerank_top, 1)
         if self.target is not None:
             one_of("for", self.target, SENSES)
+        if self.by is not None:
+            one_of("by", self.by, SENSES)
+            if self.target is None:
+                raise SettingsError(f"--by {self.by}: say what to find with it, --for audio, video or film")
+        if self.rerank == "sequence" and "film" in (self.target, self.by):
+            raise SettingsError(
+                "--rerank sequence: compares one sense with one; use it with --for and --by audio or video"
+            )
         within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
         one_of("device", self.device, DEVICES)
 

@@ -1,7 +1,7 @@
 """From films to unit vectors: `encoder` a model, `films` the machinery, `run` the Python face, `table` the command."""
 
 from cmmixer.embedding.encoder import Encoder, ModelEncoder, load_encoder
-from cmmixer.embedding.films import EmbeddedFilm, Moment, embed_file, embed_moments, file_entry
+from cmmixer.embedding.films import EmbeddedFilm, Moment, both_senses, embed_file, embed_moments, file_entry
 from cmmixer.embedding.run import LoadedRun, load
 from cmmixer.embedding.table import EmbedReport, embed
 
@@ -12,6 +12,7 @@ __all__ = [
     "LoadedRun",
     "ModelEncoder",
     "Moment",
+    "both_senses",
     "embed",
     "embed_file",
     "embed_moments",

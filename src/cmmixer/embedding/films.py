@@ -48,6 +48,27 @@ class Moment:
     video_frames: Vector | None = None
     audio_frames: Vector | None = None
 
+    @property
+    def film(self) -> Vector:
+        """Both senses as one unit vector [E]; the only one where one is missing. See `both_senses`."""
+        return both_senses(self.video, self.audio)
+
+
+def both_senses(video_E: Vector | None, audio_E: Vector | None) -> Vector:
+    """The unit vector along the sum of both senses' unit vectors.
+
+    The contrast has laid a film's picture and its sound near one another, so their middle stands for the film, and either
+    of them for it where the other is missing: nothing has to be trained for that.
+
+    Raises:
+        ValueError: both are missing.
+    """
+    there = [vector for vector in (video_E, audio_E) if vector is not None]
+    if not there:
+        raise ValueError("a film without picture and sound has no vector")
+    total = np.sum(there, axis=0, dtype=np.float64)
+    return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), dtype=np.float32)
+
 
 @dataclass(frozen=True)
 class EmbeddedFilm:

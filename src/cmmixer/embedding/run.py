@@ -41,6 +41,10 @@ class LoadedRun:
         """The same for the files' sound; silent stretches do not count."""
         return self._embed(paths, "audio", file_seconds)
 
+    def embed_film(self, paths: Sequence[str | Path], *, file_seconds: float = 60.0) -> NDArray[np.float32]:
+        """The same for picture and sound together; a file that lacks one of them, or where one is silent, gives the other."""
+        return self._embed(paths, "film", file_seconds)
+
     def _embed(self, paths: Sequence[str | Path], sense: str, file_seconds: float) -> NDArray[np.float32]:
         if isinstance(paths, str | Path):
             raise SettingsError(f"embed_{sense}: got one path, expected a list of paths; write [{str(paths)!r}]")
@@ -49,8 +53,8 @@ class LoadedRun:
             map(file_entry, paths),
             self.encoder,
             file_seconds=file_seconds,
-            picture=sense == "video",
-            sound=sense == "audio",
+            picture=sense != "audio",
+            sound=sense != "video",
         )
         for film in films:
             if not film.moments:

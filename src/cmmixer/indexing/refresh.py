@@ -221,6 +221,7 @@ def _moment_rows(row: FileRow, film: EmbeddedFilm) -> list[dict[str, Any]]:
             "end_seconds": moment.span.end_seconds,
             "video": moment.video,
             "audio": moment.audio,
+            "film": moment.film,
             "video_frames": _half(moment.video_frames),
             "audio_frames": _half(moment.audio_frames),
         }

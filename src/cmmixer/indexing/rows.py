@@ -78,6 +78,7 @@ def moments_schema(embed_dim: int, frames: int) -> pa.Schema:
             pa.field("end_seconds", pa.float64(), nullable=False),
             pa.field("video", vector),
             pa.field("audio", vector),
+            pa.field("film", vector, nullable=False),
             pa.field("video_frames", in_order),
             pa.field("audio_frames", in_order),
         ]
