@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         IndexSettings,
         PrepareSettings,
         PretrainSettings,
+        ProbeSettings,
         QuickstartSettings,
         SearchSettings,
         SynthesizeSettings,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from cmmixer.indexing import index
     from cmmixer.media.synthetic.films import synthesize
     from cmmixer.mixer import mix
+    from cmmixer.probing import probe
     from cmmixer.searching import search
     from cmmixer.train.finetune import finetune
     from cmmixer.train.pretrain import pretrain
@@ -46,6 +48,7 @@ _HOMES = {
     "IndexSettings": "cmmixer.config",
     "PrepareSettings": "cmmixer.config",
     "PretrainSettings": "cmmixer.config",
+    "ProbeSettings": "cmmixer.config",
     "QuickstartSettings": "cmmixer.config",
     "SearchSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
@@ -58,6 +61,7 @@ _HOMES = {
     "mix": "cmmixer.mixer",
     "prepare": "cmmixer.data.prepare",
     "pretrain": "cmmixer.train.pretrain",
+    "probe": "cmmixer.probing",
     "quickstart": "cmmixer.walkthrough",
     "search": "cmmixer.searching",
     "synthesize": "cmmixer.media.synthetic.films",
@@ -70,6 +74,7 @@ __all__ = [
     "IndexSettings",
     "PrepareSettings",
     "PretrainSettings",
+    "ProbeSettings",
     "QuickstartSettings",
     "SearchSettings",
     "SynthesizeSettings",
@@ -83,6 +88,7 @@ __all__ = [
     "mix",
     "prepare",
     "pretrain",
+    "probe",
     "quickstart",
     "search",
     "synthesize",

@@ -85,6 +85,12 @@ COMMANDS = {
             "cmmixer evaluate runs/fine --data stores/gallery --gallery gallery.json",
         ),
         Command(
+            "probe",
+            config.ProbeSettings,
+            "cmmixer.probing:probe",
+            "cmmixer probe runs/pre --data sounds.csv --task audio --label category",
+        ),
+        Command(
             "embed",
             config.EmbedSettings,
             "cmmixer.embedding:embed",

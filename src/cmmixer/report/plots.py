@@ -23,6 +23,8 @@ from PIL import Image
 _INK = {False: "#3a4048", True: "#c9d1d9"}
 _GRID = {False: "#d9dee4", True: "#30363d"}
 _SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+# Above so many classes the counts of a confusion picture cannot be read.
+_MOST_COUNTED = 20
 _DOTS_PER_INCH = 160
 
 
@@ -137,6 +139,27 @@ def strip_picture(rows: Sequence[StripRow], *, dark: bool = False) -> bytes:
         axes.set_title(row.caption, color=_INK[dark], fontsize=11, loc="left", pad=4)
         axes.set_axis_off()
     return _png(figure)
+
+
+def confusion_picture(counts_CC: NDArray[np.integer], names: Sequence[str]) -> bytes:
+    """Which class (rows) was taken for which (columns), as a part of each row, as PNG on white."""
+    parts = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
+    side = 1.6 + 0.34 * len(names)
+    figure = _figure(side + 0.8, side)
+    figure.patch.set(alpha=1.0, facecolor="white")
+    axes = figure.add_subplot()
+    axes.imshow(parts, cmap="Blues", vmin=0.0, vmax=1.0)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("taken for", fontsize=8)
+    axes.set_ylabel("is", fontsize=8)
+    if len(names) <= _MOST_COUNTED:
+        for row, column in np.argwhere(counts_CC > 0):
+            colour = "white" if parts[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts_CC[row, column]), ha="center", va="center", fontsize=7, color=colour)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
 
 
 def _side_by_side(pictures: NDArray[np.generic]) -> NDArray[np.uint8]:

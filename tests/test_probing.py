@@ -1,0 +1,255 @@
+"""The probe: labels and folds are checked first, nothing is tested that was learnt, figures are those of the definitions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmmixer import checkpoint
+from cmmixer.config import ClipSettings, ProbeSettings
+from cmmixer.data import moments as moments_module
+from cmmixer.data.manifest import Entry
+from cmmixer.errors import DataError
+from cmmixer.models.frontend import FrontEnd
+from cmmixer.models.strip import frame_parts, pictures_to_patches, strip_grid
+from cmmixer.probing import probe
+from cmmixer.probing.classify import cross_validated, figures
+from cmmixer.probing.features import PlainStatistics, TowerFeatures
+from cmmixer.probing.labelled import Labelled, read_labelled
+from cmmixer.train.pretrain import pretrain
+from tests import killed_indexing
+from tests.coloured_films import BLUE, CLIP, GREEN, RED, film, sound
+from tests.conftest import PICO, random_clips, untrained_run
+from tests.train.test_loop import pretrain_settings
+
+COLOURS = {"red": RED, "green": GREEN, "blue": BLUE}
+SMALL = ClipSettings(frames=2, height=32, width=32, clip_seconds=1.0, window_seconds=0.4, sample_rate_hz=8000)
+
+
+@pytest.fixture(autouse=True)
+def _decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments_module, "map_isolated", killed_indexing.decode_here)
+
+
+def table(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, sorted({name for row in rows for name in row}))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+def coloured(folder: Path, per_class: int = 6) -> Path:
+    """Films of three colours with the tones that go with them, somewhat darker or brighter each, in three folds."""
+    chance, rows = np.random.default_rng(0), []
+    for name, colour in COLOURS.items():
+        for number in range(per_class):
+            level = float(chance.uniform(0.6, 1.0))
+            shade = (level * colour[0], level * colour[1], level * colour[2])
+            film(folder / f"{name}-{number}.mp4", [shade])
+            rows.append(
+                {"path": f"{name}-{number}.mp4", "colour": name, "fold": 1 + number % 3, "take": f"{name}{number}"}
+            )
+    return table(folder, rows)
+
+
+@pytest.mark.parametrize("task", ["audio", "video", "audiovisual"])
+def test_colours_and_tones_are_told_apart_by_plain_statistics_and_untrained_towers(tmp_path: Path, task: str) -> None:
+    data = coloured(tmp_path / "films")
+    run = untrained_run(tmp_path / "run", SMALL)
+    settings = ProbeSettings(
+        model=str(run), data=str(data), task=task, label="colour", source="take", out=str(tmp_path / "out"), workers=1
+    )
+    report = probe(settings)
+    found = report.result
+    assert (found["files"], found["skipped"], found["folds"], found["metric"]) == (18, 0, ["1", "2", "3"], "accuracy")
+    assert found["chance"] == pytest.approx(1 / 3)
+    assert found["statistics"]["accuracy"] >= 0.9
+    assert found["trained"]["accuracy"] >= 0.6
+    assert np.array(found["trained"]["confusion"]).sum() == 18
+    assert json.loads((tmp_path / "out" / "probe.json").read_text()) == found
+    assert (tmp_path / "out" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert "no file" in (tmp_path / "out" / "skipped.txt").read_text() or found["skipped"] == 0
+
+
+def test_a_broken_file_is_listed_and_the_rest_is_used(tmp_path: Path) -> None:
+    data = coloured(tmp_path / "films", per_class=9)
+    (tmp_path / "films" / "red-0.mp4").write_bytes(b"no film")
+    settings = ProbeSettings(
+        model=str(untrained_run(tmp_path / "run", SMALL)), data=str(data), task="video", label="colour",
+        out=str(tmp_path / "out"), workers=1,
+    )  # fmt: skip
+    report = probe(settings)
+    assert (report.result["files"], report.result["skipped"]) == (26, 1)
+    assert "red-0.mp4" in (tmp_path / "out" / "skipped.txt").read_text()
+
+
+def test_features_are_the_mean_token_of_the_run_s_own_encoder(tmp_path: Path) -> None:
+    pretrain(pretrain_settings(tmp_path / "pre", epochs=1), dataset=random_clips(8))
+    towers = TowerFeatures.of_run(str(tmp_path / "pre"), torch.device("cpu"))
+    card = checkpoint.load_card(tmp_path / "pre")
+    network = checkpoint.build(card)
+    network.load_state_dict(checkpoint.load_weights(tmp_path / "pre"))
+    clips = random_clips(3)
+    pixels, windows = torch.from_numpy(clips.video_NTCHW), torch.from_numpy(clips.audio_NTS)
+    frontend, grid = FrontEnd(PICO, card.statistics), strip_grid(PICO.height, PICO.width, PICO.frames, 16)
+    assert frame_parts(PICO.frames, grid, 16, device=pixels.device).shape == (2, 8)
+    for got, pictures in (
+        (towers.describe_video(pixels), frontend.video(pixels)),
+        (towers.describe_audio(windows), frontend.audio(windows)),
+    ):
+        tokens = network.encoder.encode(pictures_to_patches(pictures, 16), grid).tokens_BND[:, 1:]
+        torch.testing.assert_close(got, tokens.mean(1), rtol=0, atol=1e-5)
+    untrained = TowerFeatures.untrained(str(tmp_path / "pre"), 0, torch.device("cpu"))
+    assert not torch.allclose(untrained.describe_video(pixels), towers.describe_video(pixels))
+
+
+def test_plain_statistics_are_means_and_spreads_over_time() -> None:
+    clips = random_clips(2)
+    windows, pixels = torch.from_numpy(clips.audio_NTS), torch.from_numpy(clips.video_NTCHW)
+    plain = PlainStatistics(PICO)
+    bands = plain.mel(windows)[1, :, 0].permute(1, 0, 2).reshape(PICO.height, -1)
+    expected = torch.cat([bands.mean(1), bands.std(1, correction=0)])
+    torch.testing.assert_close(plain.describe_audio(windows)[1], expected)
+    field = pixels[1, :, 2, 8:16, 24:32].float().mean((1, 2)) / 255  # blue, second row, last column of 4 x 4
+    place = 2 * 16 + 1 * 4 + 3
+    found = plain.describe_video(pixels)[1]
+    assert found[place].item() == pytest.approx(field.mean().item(), abs=1e-6)
+    assert found[48 + place].item() == pytest.approx(field.std(correction=0).item(), abs=1e-6)
+
+
+def _labelled(truth: np.ndarray, folds: np.ndarray) -> Labelled:
+    entries = [Entry(path=f"{row}", name=f"{row}", source=f"{row}") for row in range(len(truth))]
+    names = [f"c{place}" for place in range(truth.shape[1])]
+    several = bool((truth.sum(1) > 1).any())
+    return Labelled(entries, names, truth, folds, [str(fold) for fold in sorted(set(folds.tolist()))], several)
+
+
+def test_what_is_tested_was_not_learnt() -> None:
+    """Features that name the file: learnt by heart they give every training label and no other."""
+    chance = np.random.default_rng(0)
+    truth = np.eye(2, dtype=bool)[chance.integers(0, 2, 60)]
+    labelled = _labelled(truth, np.arange(60) % 5)
+    by_heart = figures(cross_validated(np.eye(60), labelled), labelled, resamplings=10)
+    assert by_heart["accuracy"] < 0.65
+    told = figures(
+        cross_validated(truth[:, :1] + 0.1 * chance.normal(size=(60, 1)), labelled), labelled, resamplings=10
+    )
+    assert told["accuracy"] == 1.0
+
+
+def test_figures_of_one_class_a_file_by_hand() -> None:
+    truth = np.eye(2, dtype=bool)[[0, 0, 0, 1]]
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+    found = figures(scores, _labelled(truth, np.array([0, 0, 1, 1])), resamplings=200)
+    assert found["accuracy"] == 0.75
+    assert found["folds"] == {"0": 1.0, "1": 0.5}
+    assert found["confusion"] == [[2, 1], [0, 1]]
+    assert found["classes"]["c0"] == {
+        "precision": 1.0,
+        "recall": pytest.approx(2 / 3),
+        "f1": pytest.approx(0.8),
+        "files": 3,
+    }
+    assert found["interval"][0] <= 0.75 <= found["interval"][1]
+
+
+def test_files_of_several_classes_give_a_mean_average_precision() -> None:
+    chance = np.random.default_rng(1)
+    truth = chance.random((90, 3)) < 0.4
+    labelled = _labelled(truth, np.arange(90) % 3)
+    assert labelled.several
+    found = figures(cross_validated(truth + 0.3 * chance.normal(size=truth.shape), labelled), labelled, resamplings=20)
+    assert found["mAP"] > 0.9
+    assert found["mAP"] == pytest.approx(np.mean([each["average_precision"] for each in found["classes"].values()]))
+    # Average precision of one class: the mean, over its files, of the precision among those scored at least as high.
+    scores = np.array([0.9, 0.8, 0.7, 0.1])
+    one = np.array([[True, False], [False, True], [True, True], [False, True]])
+    both = np.stack([scores, 1 - scores], axis=1)
+    by_hand = figures(both, _labelled(one, np.array([0, 1, 0, 1])), resamplings=2)
+    assert by_hand["classes"]["c0"]["average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+
+
+def rows(**columns: list[Any]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "told"),
+    [
+        (
+            rows(path=["a.wav", "b.wav"], kind=["x", "y"]),
+            {},
+            r"2 of 2 files have no label in column 'label', such as a.wav; say which column with --label \(other columns: kind\)",
+        ),
+        (
+            rows(path=["a.wav", "b.wav"], label=["x", "x"]),
+            {},
+            "only one class, 'x', in column 'label'; a classifier needs two",
+        ),
+        (
+            rows(path=["a.wav", "b.wav"], label=["x", "y"], fold=["1", "1"]),
+            {},
+            "only one fold, '1', in column 'fold'; leave --fold out",
+        ),
+        (
+            rows(path=["a.wav", "b.wav", "c.wav"], label=["x", "y", "x"], fold=["1", "2", "2"], src=["s", "s", "t"]),
+            {"source": "src"},
+            "source 's' is in folds '1' and '2'; a source must be in one",
+        ),
+        (
+            rows(path=["a.wav", "b.wav", "c.wav"], label=["x", "y", "x"], fold=["1", "1", "2"]),
+            {},
+            "fold '2' has no file of class 'y'; every class must be in every fold",
+        ),
+        (
+            rows(path=["a.wav", "b.wav"], label=["x", "y"], fold=["1", ""]),
+            {},
+            "some files have no fold in column 'fold', such as b.wav",
+        ),
+    ],
+)
+def test_labels_and_folds_are_checked_before_anything_is_decoded(
+    tmp_path: Path, content: list[dict[str, Any]], options: dict[str, str], told: str
+) -> None:
+    data = table(tmp_path, content)
+    settings = ProbeSettings(model=str(tmp_path / "no run"), data=str(data), **options)
+    with pytest.raises(DataError, match=told):
+        probe(settings)
+
+
+def test_made_folds_hold_every_class_and_cut_through_no_source(tmp_path: Path) -> None:
+    content = [
+        {"path": f"{label}{source}{part}.wav", "label": label, "source": f"{label}{source}"}
+        for label in "xyz"
+        for source in range(10)
+        for part in range(2)
+    ]
+    found = read_labelled(str(table(tmp_path, content)), label="label", fold="fold", source="source", folds=5, seed=0)
+    for fold in range(5):
+        chosen = found.folds_F == fold
+        assert found.truth_FC[chosen].sum(0).tolist() == [4, 4, 4]
+    by_source = {entry.source: set() for entry in found.entries}
+    for entry, fold in zip(found.entries, found.folds_F.tolist(), strict=True):
+        by_source[entry.source].add(fold)
+    assert all(len(folds) == 1 for folds in by_source.values())
+
+
+def test_sounds_alone_are_enough(tmp_path: Path) -> None:
+    content = []
+    for name, colour in COLOURS.items():
+        for number in range(6):
+            sound(tmp_path / f"{name}{number}.wav", [colour], seconds_each=1.0 + 0.5 * (number % 2))
+            content.append({"path": f"{name}{number}.wav", "label": name})
+    settings = ProbeSettings(
+        model=str(untrained_run(tmp_path / "run", CLIP)), data=str(table(tmp_path, content)), task="audio", folds=3,
+        out=str(tmp_path / "out"), workers=1,
+    )  # fmt: skip
+    assert probe(settings).result["statistics"]["accuracy"] == 1.0
