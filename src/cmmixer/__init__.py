@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         EvaluateSettings,
         FinetuneSettings,
         IndexSettings,
+        InspectSettings,
         PrepareSettings,
         PretrainSettings,
         ProbeSettings,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cmmixer.embedding import embed, load
     from cmmixer.evaluation.retrieval import evaluate
     from cmmixer.indexing import index
+    from cmmixer.inspecting import inspect
     from cmmixer.media.synthetic.films import synthesize
     from cmmixer.mixer import mix
     from cmmixer.probing import probe
@@ -46,6 +48,7 @@ _HOMES = {
     "EvaluateSettings": "cmmixer.config",
     "FinetuneSettings": "cmmixer.config",
     "IndexSettings": "cmmixer.config",
+    "InspectSettings": "cmmixer.config",
     "PrepareSettings": "cmmixer.config",
     "PretrainSettings": "cmmixer.config",
     "ProbeSettings": "cmmixer.config",
@@ -56,6 +59,7 @@ _HOMES = {
     "evaluate": "cmmixer.evaluation.retrieval",
     "finetune": "cmmixer.train.finetune",
     "index": "cmmixer.indexing",
+    "inspect": "cmmixer.inspecting",
     "load": "cmmixer.embedding",
     "load_retriever": "cmmixer.checkpoint",
     "mix": "cmmixer.mixer",
@@ -72,6 +76,7 @@ __all__ = [
     "EvaluateSettings",
     "FinetuneSettings",
     "IndexSettings",
+    "InspectSettings",
     "PrepareSettings",
     "PretrainSettings",
     "ProbeSettings",
@@ -83,6 +88,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "index",
+    "inspect",
     "load",
     "load_retriever",
     "mix",

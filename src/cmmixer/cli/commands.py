@@ -91,6 +91,12 @@ COMMANDS = {
             "cmmixer probe runs/pre --data sounds.csv --task audio --label category",
         ),
         Command(
+            "inspect",
+            config.InspectSettings,
+            "cmmixer.inspecting:inspect",
+            "cmmixer inspect runs/pre --data ~/films --out runs/inspect",
+        ),
+        Command(
             "embed",
             config.EmbedSettings,
             "cmmixer.embedding:embed",

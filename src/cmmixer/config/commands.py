@@ -383,6 +383,37 @@ class ProbeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectSettings(DataSettings):
+    """Show what a run sees and gives back (pretrain), or who it puts next to whom (finetune), on a page with sounds.
+
+    Attributes:
+        model: run or checkpoint of pretrain or finetune
+        out: folder for the page, its pictures and its sounds
+        clips: how many clips are measured and may be neighbours, evenly from the data
+        sheets: how many of them are shown
+        num_workers: decoder processes that look into the films
+        seed: of mixes and masks
+        device: auto, cpu or cuda
+    """
+
+    model: str
+    out: str = "runs/inspect"
+    clips: int = 200
+    sheets: int = 4
+    num_workers: int = 1
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        DataSettings.__post_init__(self)
+        at_least("clips", self.clips, 1)
+        at_least("sheets", self.sheets, 1)
+        for name in ("num_workers", "seed"):
+            at_least(name, getattr(self, name), 0)
+        one_of("device", self.device, DEVICES)
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuickstartSettings:
     """Films, pre-training, fine-tuning, evaluation, index, search and a report, in one go.
 

@@ -6,12 +6,14 @@ Letters: T frames, H x W pixels, L tokens, P numbers of a patch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.mae import NORM_PIX_EPS, MaskedAutoencoder
+from cmmixer.models.masking import keep_count
 from cmmixer.models.strip import patches_to_pictures
 from cmmixer.types import Batch
 
@@ -77,10 +79,7 @@ def separate(
         return patches_to_pictures(patches_BLP, frames, height, width, network.patch, network.interleave)
 
     def back(prediction_BLP: Tensor, clean: Tensor) -> Tensor:
-        if not network.norm_pix:
-            return pictures(prediction_BLP * hidden)
-        variance, mean = torch.var_mean(network.patches(clean), dim=2, correction=0, keepdim=True)
-        return pictures((prediction_BLP * (variance + NORM_PIX_EPS).sqrt() + mean) * hidden)
+        return pictures(_unstandardised(network, prediction_BLP, network.patches(clean)) * hidden)
 
     hidden = output.mask.unsqueeze(2)
     colours, levels = _Colours(frontend), _Levels(audio)
@@ -92,6 +91,67 @@ def separate(
         video=colours(back(output.prediction_video, video)),
         audio=levels(back(output.prediction_audio, audio)),
     )
+
+
+class GivenBack(NamedTuple):
+    """Both clean strips as the autoencoder gives them back, standardised, [B, T, 3, H, W]."""
+
+    video: Tensor
+    audio: Tensor
+
+
+@torch.no_grad()
+def give_back(
+    network: MaskedAutoencoder,
+    video_BTCHW: Tensor,
+    audio_BTCHW: Tensor,
+    share_BT1HW: Tensor,
+    *,
+    mask_ratio: float,
+    noise_BL: Tensor,
+) -> GivenBack:
+    """The whole of both strips from a mix: every patch by the passes in which it was hidden.
+
+    The autoencoder was asked for hidden patches only, so the mix goes through it several times, each time with the next
+    tokens of the noise's order visible, until every patch was hidden; then each patch is the mean over those passes. With
+    `norm_pix` the clean patch lends its mean and spread.
+
+    Args:
+        network: in evaluation mode.
+        video_BTCHW, audio_BTCHW, share_BT1HW: as its forward pass takes them.
+        mask_ratio: of training; below a half, a half is hidden, so that two passes suffice.
+        noise_BL: orders the tokens.
+    """
+    batch, frames, _, height, width = video_BTCHW.shape
+    tokens = noise_BL.shape[1]
+    ratio = max(mask_ratio, 0.5)
+    keep = keep_count(tokens, ratio)
+    rank_BL = noise_BL.argsort(dim=1, stable=True).argsort(dim=1)
+    clean = network.patches(video_BTCHW), network.patches(audio_BTCHW)
+    totals = [torch.zeros_like(each) for each in clean]
+    hidden_BL1 = torch.zeros(batch, tokens, 1, device=video_BTCHW.device)
+    for first in range(0, tokens, keep):
+        noise = ((rank_BL - first) % tokens).to(torch.float32)
+        output = network(video_BTCHW, audio_BTCHW, share_BT1HW, mask_ratio=ratio, noise_BL=noise)
+        mask_BL1 = output.mask.unsqueeze(2)
+        hidden_BL1 += mask_BL1
+        for total, prediction, patches in zip(
+            totals, (output.prediction_video, output.prediction_audio), clean, strict=True
+        ):
+            total += mask_BL1 * _unstandardised(network, prediction, patches)
+    return GivenBack(
+        *(
+            patches_to_pictures(total / hidden_BL1, frames, height, width, network.patch, network.interleave)
+            for total in totals
+        )
+    )
+
+
+def _unstandardised(network: MaskedAutoencoder, prediction_BLP: Tensor, clean_BLP: Tensor) -> Tensor:
+    if not network.norm_pix:
+        return prediction_BLP
+    variance, mean = torch.var_mean(clean_BLP, dim=2, correction=0, keepdim=True)
+    return prediction_BLP * (variance + NORM_PIX_EPS).sqrt() + mean
 
 
 class _Colours:

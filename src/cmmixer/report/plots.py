@@ -141,6 +141,71 @@ def strip_picture(rows: Sequence[StripRow], *, dark: bool = False) -> bytes:
     return _png(figure)
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """A query and what was found for it, best first, as pictures.
+
+    Attributes:
+        query: [H, W, 3] uint8, or [H, W] mel values.
+        hits: the same.
+        captions: under the query and under each hit.
+        partner: which hit is the query's own, if it is among them.
+    """
+
+    query: NDArray[np.generic]
+    hits: Sequence[NDArray[np.generic]]
+    captions: Sequence[str]
+    partner: int | None
+
+
+def neighbours_picture(rows: Sequence[Neighbours]) -> bytes:
+    """Queries on the left, their hits beside them, the true partner framed in green; PNG on white."""
+    columns = 1 + max(len(row.hits) for row in rows)
+    figure = _figure(1.35 * columns, 1.6 * len(rows))
+    figure.patch.set(alpha=1.0, facecolor="white")
+    for number, row in enumerate(rows):
+        for place, picture in enumerate([row.query, *row.hits]):
+            axes = figure.add_subplot(len(rows), columns, number * columns + place + 1)
+            values = np.asarray(picture)
+            axes.imshow(values if values.ndim == 3 else _magma(np.asarray(values, np.float64)), aspect="auto")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(row.captions[place], fontsize=7, loc="left", pad=2)
+            is_partner = row.partner is not None and place == row.partner + 1
+            for spine in axes.spines.values():
+                spine.set(color="#009e73" if is_partner else "#d9dee4", linewidth=3.0 if is_partner else 0.8)
+    return _on_white(figure)
+
+
+def map_picture(points_NX: NDArray[np.floating], labels: Sequence[str], marks: Sequence[str]) -> bytes:
+    """Points in the plane, coloured by label and marked by sense (`video` round, `audio` pointed); PNG on white."""
+    figure = _figure(7.0, 5.2)
+    figure.patch.set(alpha=1.0, facecolor="white")
+    axes = figure.add_subplot()
+    names = sorted(set(labels))
+    shades = colormaps["tab20"](np.linspace(0, 1, max(len(names), 2)))
+    for place, name in enumerate(names):
+        for sense, mark in (("video", "o"), ("audio", "^")):
+            chosen = [row for row in range(len(labels)) if labels[row] == name and marks[row] == sense]
+            if chosen:
+                words = f"{name}, {'picture' if sense == 'video' else 'sound'}"
+                axes.scatter(
+                    points_NX[chosen, 0],
+                    points_NX[chosen, 1],
+                    marker=mark,
+                    s=18,
+                    color=shades[place],
+                    label=words,
+                    alpha=0.8,
+                )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if len(names) <= _MOST_COUNTED // 2:
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.spines[["top", "right", "left", "bottom"]].set_color("#d9dee4")
+    return _on_white(figure)
+
+
 def confusion_picture(counts_CC: NDArray[np.integer], names: Sequence[str]) -> bytes:
     """Which class (rows) was taken for which (columns), as a part of each row, as PNG on white."""
     parts = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
@@ -157,9 +222,7 @@ def confusion_picture(counts_CC: NDArray[np.integer], names: Sequence[str]) -> b
         for row, column in np.argwhere(counts_CC > 0):
             colour = "white" if parts[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts_CC[row, column]), ha="center", va="center", fontsize=7, color=colour)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+    return _on_white(figure)
 
 
 def _side_by_side(pictures: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -198,6 +261,12 @@ def _figure(width_inches: float, height_inches: float) -> Figure:
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", transparent=True, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _on_white(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from cmmixer.models.mae import MaskedAutoencoder
 from cmmixer.models.strip import strip_grid
 from cmmixer.report.page import Example, Found, Media, Picture, Rate, ReportData, RunFigures, SkippedFile, write_report
 from cmmixer.report.plots import Curves, StripRow, loss_curves, mel_picture, strip_picture
+from cmmixer.report.sheets import wav
 from cmmixer.types import Clip
 
 # Searches shown each way, and hits of each.
@@ -192,7 +192,7 @@ class _Library:
         decibels = self.frontend.decibels(torch.from_numpy(clip.sound.samples_TN)[None])[0, :, 0]
         picture = mel_picture(np.concatenate(list(decibels.numpy()), axis=1))
         name = f"sound of {Path(entry.name).name}"
-        return Media(name, _wav(whole.samples_TN[0], whole.sample_rate_hz), "audio/wav", picture, clip.label)
+        return Media(name, wav(whole.samples_TN[0], whole.sample_rate_hz), "audio/wav", picture, clip.label)
 
 
 def _examples(evaluation: Evaluation, library: _Library) -> list[Example]:
@@ -266,14 +266,4 @@ def _skips(out: Path) -> SkipReport:
 def _png(pixels_HWC: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels_HWC).resize((192, 192), Image.Resampling.NEAREST).save(file, "PNG")
-    return file.getvalue()
-
-
-def _wav(samples_N: NDArray[np.int16], sample_rate_hz: int) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(sample_rate_hz)
-        sound.writeframes(samples_N.astype("<i2").tobytes())
     return file.getvalue()
