@@ -21,7 +21,7 @@ from benchmarks.study.cavmae import ContrastiveAutoencoder
 from benchmarks.study.cells import CELLS, FRAMES, Cell, chosen
 from benchmarks.study.films import Films, Inputs, unpaired
 from benchmarks.study.results import RESULTS
-from benchmarks.study.table import ROOT, _relation, write_document
+from benchmarks.study.table import ROOT, _findings, _relation, write_document
 from benchmarks.study.training import Material, Spent
 from cmmixer.config import preset
 from cmmixer.errors import SettingsError
@@ -277,10 +277,35 @@ def test_the_study_imports_nothing_that_a_bare_gpu_machine_lacks() -> None:
 
 def test_what_the_document_says_of_the_seeds_is_so() -> None:
     assert (
-        _relation([0.3, 0.4], [0.1, 0.29]) == "every seed of the row is above every seed of the control (2 and 2 seeds)"
+        _relation([0.3, 0.4], [0.1, 0.29])
+        == "every seed of the first is above every seed of the second (2 and 2 seeds)"
     )
-    assert _relation([0.3, 0.4], [0.5]) == "every seed of the row is below every seed of the control (2 and 1 seeds)"
+    assert _relation([0.3, 0.4], [0.5]) == "every seed of the first is below every seed of the second (2 and 1 seeds)"
     assert _relation([0.3, 0.4], [0.2, 0.35]) == "their seeds overlap (2 and 2 seeds)"
+
+
+def test_the_document_compares_the_best_of_each_group() -> None:
+    def row(value: float, seed: int) -> dict[str, Any]:
+        way = {"R@1": value, "R@5": value, "R@10": value, "MedR": 1.0}
+        return {
+            "video_to_audio": way, "audio_to_video": way, "seed": seed, "chance": {"R@1": 0.1},
+            "shuffled_pairs": {name: {"R@1": 0.1} for name in ("video_to_audio", "audio_to_video")},
+        }  # fmt: skip
+
+    values = {"scratch": (0.2, 0.3), "cavmae": (0.1, 0.2), "image": (0.4, 0.5), "scratch-pair-mix": (0.6, 0.7)}
+    found = "\n".join(
+        _findings({name: [row(value, seed) for seed, value in enumerate(each)] for name, each in values.items()})
+    )
+    assert (
+        "Best row of ours: `scratch-pair-mix`, 0.650. Best control: `scratch`, 0.250. Ratio 2.60; every seed of the first"
+        in found
+    )
+    assert (
+        "Best row that mixes pictures with sounds: `image`, 0.450. Best row that does not: `scratch-pair-mix`, 0.650."
+        in found
+    )
+    assert "Best CAV-MAE-style row: `cavmae`, 0.150. Ratio 3.00" in found
+    assert "Best row with pair mixing: `scratch-pair-mix`, 0.650. Best row without it: `image`, 0.450." in found
 
 
 def test_the_document_is_made_from_the_stored_rows(tmp_path: Path) -> None:

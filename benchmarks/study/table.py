@@ -156,32 +156,49 @@ def _table(cells: Rows) -> list[str]:
 
 def _findings(cells: Rows) -> list[str]:
     """What the figures say, in sentences whose numbers are computed."""
-    means = {name: sum(map(both_ways, rows)) / len(rows) for name, rows in cells.items()}
     shuffled = [row["shuffled_pairs"][way]["R@1"] for rows in cells.values() for row in rows for way in WAYS]
     first = next(iter(cells.values()))[0]
     lines = [
         f"With the pairs shuffled, R@1 lies between {min(shuffled):.4f} and {max(shuffled):.4f} over all rows; chance is {first['chance']['R@1']:.4f}."
     ]
-    controls = {name: means[name] for name in CONTROLS if name in means}
-    others = {name: value for name, value in means.items() if name not in CONTROLS}
-    if controls and others:
-        best, control = max(others, key=others.__getitem__), max(controls, key=controls.__getitem__)
-        relation = _relation(list(map(both_ways, cells[best])), list(map(both_ways, cells[control])))
-        lines += [
-            "",
-            f"Best row: `{best}`, {others[best]:.3f}. Best control: `{control}`, {controls[control]:.3f}. Ratio {others[best] / controls[control]:.2f}; "
-            f"{relation}.",
-        ]
+    groups: dict[str, list[str]] = {
+        "row that mixes pictures with sounds": [name for name in cells if CELLS[name].pretrain == "mixed"],
+        "row that does not": [name for name in cells if CELLS[name].pretrain != "mixed"],
+        "row with pair mixing": [name for name in cells if CELLS[name].pair_mix],
+        "row without it": [name for name in cells if not CELLS[name].pair_mix],
+        "row of ours": [name for name in cells if name not in CONTROLS],
+        "control": [name for name in cells if name in CONTROLS],
+        "CAV-MAE-style row": [name for name in cells if name == "cavmae"],
+    }
+    for words, others in (
+        ("row of ours", "control"),
+        ("row that mixes pictures with sounds", "row that does not"),
+        ("row that mixes pictures with sounds", "CAV-MAE-style row"),
+        ("row with pair mixing", "row without it"),
+    ):
+        if groups[words] and groups[others]:
+            lines += ["", _compared(words, groups[words], others, groups[others], cells)]
     return lines
 
 
-def _relation(row: Sequence[float], control: Sequence[float]) -> str:
-    """How the seeds of the best row stand to those of the best control."""
-    seeds = f"{len(row)} and {len(control)} seeds"
-    if min(row) > max(control):
-        return f"every seed of the row is above every seed of the control ({seeds})"
-    if max(row) < min(control):
-        return f"every seed of the row is below every seed of the control ({seeds})"
+def _compared(words: str, names: Sequence[str], other_words: str, others: Sequence[str], cells: Rows) -> str:
+    """The best of one group beside the best of another."""
+    means = {name: sum(map(both_ways, rows)) / len(rows) for name, rows in cells.items()}
+    best, other = max(names, key=means.__getitem__), max(others, key=means.__getitem__)
+    relation = _relation(list(map(both_ways, cells[best])), list(map(both_ways, cells[other])))
+    return (
+        f"Best {words}: `{best}`, {means[best]:.3f}. Best {other_words}: `{other}`, {means[other]:.3f}. Ratio {means[best] / means[other]:.2f}; "
+        f"{relation}."
+    )
+
+
+def _relation(row: Sequence[float], other: Sequence[float]) -> str:
+    """How the seeds of one row stand to those of another."""
+    seeds = f"{len(row)} and {len(other)} seeds"
+    if min(row) > max(other):
+        return f"every seed of the first is above every seed of the second ({seeds})"
+    if max(row) < min(other):
+        return f"every seed of the first is below every seed of the second ({seeds})"
     return f"their seeds overlap ({seeds})"
 
 
