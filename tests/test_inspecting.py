@@ -17,7 +17,7 @@ from cmmixer.config import InspectSettings, preset
 from cmmixer.errors import DataError
 from cmmixer.evaluation.reconstruct import give_back
 from cmmixer.inspecting import inspect
-from cmmixer.inspecting.separation import Separator
+from cmmixer.inspecting.separation import Distances, Separator
 from cmmixer.media.invert import sound_of_mel
 from cmmixer.media.mel import MelPictures
 from cmmixer.models.mae import MaskedAutoencoder
@@ -133,6 +133,9 @@ def test_the_sign_of_a_separation_is_told_by_its_distance(tmp_path: Path) -> Non
     mixed = (torch.lerp(video, audio, shares) - audio).mean(2).abs().mean() * card.statistics.mel_std
     (distance,) = separator.distances(list(clips.read([0])))  # type: ignore[arg-type]
     assert distance.mixed == pytest.approx(float(mixed), rel=1e-4)
+    clean, share = torch.zeros(1, 2, 2), torch.tensor([[[0.0, 1.0], [0.4, 0.6]]])
+    mix, back = torch.tensor([[[8.0, 0.0], [-4.0, 2.0]]]), torch.tensor([[[1.0, -1.0], [2.0, 3.0]]])
+    assert Distances.of(clean, mix, back, share) == Distances(3.5, 1.75, 6.0, 1.5)
 
 
 def test_wave_files_hold_floats_and_integers() -> None:

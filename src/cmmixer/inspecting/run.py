@@ -51,7 +51,8 @@ class InspectReport:
         if "mixed_db" in self.figures:
             lines.append(
                 f"sound: the mix is {self.figures['mixed_db']:.1f} dB from the clean mel picture, what comes back "
-                f"{self.figures['separated_db']:.1f} dB (mean absolute difference)"
+                f"{self.figures['separated_db']:.1f} dB (mean absolute difference); where the mix shows the picture instead, "
+                f"{self.figures['mixed_covered_db']:.1f} and {self.figures['separated_covered_db']:.1f} dB"
             )
         if self.skips.total:
             lines.append(self.skips.summary)
@@ -127,10 +128,13 @@ def _separated(
     for row in shown:
         sheets.append(separator.sheet(clips[row], row, len(clips)))
         progress.advance()
+    means = {
+        f"{name}_db": float(np.nanmean([getattr(each, name) for each in distances]))
+        for name in ("mixed", "separated", "mixed_covered", "separated_covered")
+    }
     return sheets, {
-        "mixed_db": float(np.mean([each.mixed for each in distances])),
-        "separated_db": float(np.mean([each.separated for each in distances])),
-        "distances_db": {clip.id: asdict(each) for clip, each in zip(clips, distances, strict=True)},
+        **means,
+        "distances_db": {clip.id: _json(asdict(each)) for clip, each in zip(clips, distances, strict=True)},
     }
 
 
@@ -152,3 +156,8 @@ def _neighbours(
         ]
         progress.advance(len(part))
     return neighbour_sheets(clips, mels, np.concatenate(videos), np.concatenate(audios), shown)
+
+
+def _json(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: None if np.isnan(value) else value for name, value in values.items()}

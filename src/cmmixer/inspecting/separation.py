@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -31,10 +32,26 @@ from cmmixer.types import Batch, Clip
 
 @dataclass(frozen=True)
 class Distances:
-    """Mean absolute difference to the clean mel picture, in decibels."""
+    """Mean absolute difference to the clean mel picture, in decibels.
+
+    Attributes:
+        mixed: of the mix, taken for a mel picture.
+        separated: of what comes back.
+        mixed_covered, separated_covered: the same where the mix holds more of the picture than of the sound, where alone the
+            sound has to be inferred; not a number where a clip has no such place.
+    """
 
     mixed: float
     separated: float
+    mixed_covered: float
+    separated_covered: float
+
+    @classmethod
+    def of(cls, clean_THW: Tensor, mixed_THW: Tensor, separated_THW: Tensor, share_THW: Tensor) -> Self:
+        """Of one clip."""
+        covered = share_THW < 0.5
+        errors = (mixed_THW - clean_THW).abs(), (separated_THW - clean_THW).abs()
+        return cls(*(float(error.mean()) for error in errors), *(float(error[covered].mean()) for error in errors))
 
 
 class Separator:
@@ -89,7 +106,7 @@ class Separator:
         for row, clip in enumerate(clips):
             batch = collate([clip]).to(self.device)
             clean, mixed, separated = self.decibels(batch, shares[row : row + 1], noises[row : row + 1])
-            found.append(Distances(float((mixed - clean).abs().mean()), float((separated - clean).abs().mean())))
+            found.append(Distances.of(clean[0], mixed[0], separated[0], shares[row, :, 0]))
         return found
 
     def sheet(self, clip: Clip, row: int, count: int) -> Sheet:
@@ -98,9 +115,13 @@ class Separator:
         share, noise = shares[row : row + 1], noises[row : row + 1]
         batch = collate([clip]).to(self.device)
         strips = separate(self.network, self.frontend, batch, share, self.mask_ratio, noise)
-        heard = [each[0].cpu().numpy() for each in self.decibels(batch, share, noise)]
-        distance = [float(np.abs(each - heard[0]).mean()) for each in heard]
-        words = f"The mix is {distance[1]:.1f} dB from the clean mel picture on average, what comes back {distance[2]:.1f} dB."
+        mels = [each[0] for each in self.decibels(batch, share, noise)]
+        distance = Distances.of(mels[0], mels[1], mels[2], share[0, :, 0])
+        words = (
+            f"The mix is {distance.mixed:.1f} dB from the clean mel picture on average, what comes back {distance.separated:.1f} dB; where the mix shows the "
+            f"picture instead of the sound, {distance.mixed_covered:.1f} and {distance.separated_covered:.1f} dB."
+        )
+        heard = [each.cpu().numpy() for each in mels]
         rate = self.card.clip.sample_rate_hz
         names = ("as its mel picture keeps it", "the mix, taken for a mel picture", "given back")
         sounds = [Listen("the sound itself, at the frames' instants", wav(_as_windows(clip), rate))]
