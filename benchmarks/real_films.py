@@ -61,17 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _evaluated(folder: Path, **settings: Any) -> dict[str, Any]:
+def _evaluated(folder: Path, model: Path, **settings: Any) -> dict[str, Any]:
     out = folder / "metrics.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    _cmmixer("evaluate", **settings, out=out)
+    _cmmixer("evaluate", str(model), **settings, out=out)
     metrics: dict[str, Any] = json.loads(out.read_text())
     return metrics
 
 
-def _cmmixer(command: str, **settings: Any) -> None:
+def _cmmixer(*command: str, **settings: Any) -> None:
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    subprocess.run([sys.executable, "-m", "cmmixer", command, *flags], check=True)
+    subprocess.run([sys.executable, "-m", "cmmixer", *command, *flags], check=True)
 
 
 if __name__ == "__main__":

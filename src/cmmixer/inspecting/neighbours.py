@@ -16,6 +16,7 @@ from cmmixer.report.sheets import Sheet
 from cmmixer.types import Clip
 
 HITS = 5
+_CAPTION = 16
 
 
 def neighbour_sheets(
@@ -65,5 +66,6 @@ def _middle_frame(clip: Clip) -> NDArray[np.uint8]:
 
 
 def _short(clip: Clip) -> str:
-    name = clip.id.rpartition("/")[2]
-    return name if len(name) <= 22 else f"{name[:10]}…{name[-11:]}"
+    """The file's name without its ending, cut to what fits over a picture."""
+    stem = clip.id.rpartition("#")[0].rpartition("/")[2].rpartition(".")[0]
+    return stem if len(stem) <= _CAPTION else f"{stem[: _CAPTION // 2]}…{stem[-_CAPTION // 2 + 1 :]}"
