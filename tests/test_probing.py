@@ -242,6 +242,16 @@ def test_made_folds_hold_every_class_and_cut_through_no_source(tmp_path: Path) -
     assert all(len(folds) == 1 for folds in by_source.values())
 
 
+def test_a_class_of_one_source_cannot_be_tested(tmp_path: Path) -> None:
+    content = rows(path=["a.wav", "b.wav", "c.wav", "d.wav"], label=["x", "x", "y", "y"], source=["s", "s", "t", "u"])
+    settings = ProbeSettings(model="no run", data=str(table(tmp_path, content)), folds=2)
+    with pytest.raises(DataError, match="all files of class 'x' are of one source; a class needs two"):
+        probe(settings)
+    rare = rows(path=["a.wav", "b.wav", "c.wav", "d.wav"], label=["x", "x", "y", "y"], source=["r", "s", "t", "u"])
+    found = read_labelled(str(table(tmp_path, rare)), label="label", fold="fold", source="source", folds=3, seed=0)
+    assert found.made  # two sources in three folds: absent from one, and that is fine
+
+
 def test_sounds_alone_are_enough(tmp_path: Path) -> None:
     content = []
     for name, colour in COLOURS.items():

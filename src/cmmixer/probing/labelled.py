@@ -31,6 +31,7 @@ class Labelled:
         folds_F: number of each file's fold; every fold is tested once, by what was learnt from the others.
         fold_names: as the data calls them.
         several: whether any file has more than one class.
+        made: whether the folds were made here; a class may then be absent from one.
     """
 
     entries: list[Entry]
@@ -39,6 +40,7 @@ class Labelled:
     folds_F: NDArray[np.int64]
     fold_names: list[str]
     several: bool
+    made: bool = False
 
     def rows(self, rows: Sequence[int]) -> Labelled:
         """Some of the files."""
@@ -50,21 +52,34 @@ class Labelled:
             self.folds_F[chosen],
             self.fold_names,
             self.several,
+            self.made,
         )
 
     def check(self, where: str) -> None:
         """Refuses folds that cannot be tested.
 
         Raises:
-            DataError: a class absent from a fold.
+            DataError: a class absent from a fold that the data gives, or in one made fold only (all of it from one source).
         """
-        for fold, name in enumerate(self.fold_names):
-            absent = [self.classes[place] for place in np.flatnonzero(~self.truth_FC[self.folds_F == fold].any(0))]
+        there = np.array([self.truth_FC[self.folds_F == fold].any(0) for fold in range(len(self.fold_names))])
+        if self.made:
+            lonely = [self.classes[place] for place in np.flatnonzero(there.sum(0) < 2)]
+            if lonely:
+                raise DataError(
+                    f"{where}: all files of class {lonely[0]!r} are of one source{_and_others(lonely)}; a class needs two, to learn "
+                    "from one and test on the other"
+                )
+            return
+        for name, found_C in zip(self.fold_names, there, strict=True):
+            absent = [self.classes[place] for place in np.flatnonzero(~found_C)]
             if absent:
                 raise DataError(
-                    f"{where}: fold {name!r} has no file of class {absent[0]!r}"
-                    f"{f' and {len(absent) - 1} others' if len(absent) > 1 else ''}; every class must be in every fold"
+                    f"{where}: fold {name!r} has no file of class {absent[0]!r}{_and_others(absent)}; every class must be in every fold"
                 )
+
+
+def _and_others(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} others" if len(names) > 1 else ""
 
 
 def read_labelled(data: str, *, label: str, fold: str, source: str, folds: int, seed: int) -> Labelled:
@@ -96,7 +111,8 @@ def read_labelled(data: str, *, label: str, fold: str, source: str, folds: int, 
     truth_FC = np.array([[name in found for name in classes] for found in names])
     sources = [str(_column(entry, source) or entry.source) for entry in entries]
     given = [_column(entry, fold) for entry in entries]
-    if all(value is None for value in given):
+    made = all(value is None for value in given)
+    if made:
         folds_F, fold_names = _made_folds(sources, truth_FC, folds, seed), [str(number) for number in range(folds)]
     elif any(value is None for value in given):
         without = next(entry.name for entry, value in zip(entries, given, strict=True) if value is None)
@@ -109,7 +125,7 @@ def read_labelled(data: str, *, label: str, fold: str, source: str, folds: int, 
             f"{data}: only one fold, {fold_names[0]!r}, in column {fold!r}; leave --fold out to have folds made"
         )
     _check_overlap(data, sources, folds_F, fold_names)
-    labelled = Labelled(entries, classes, truth_FC, folds_F, fold_names, bool((truth_FC.sum(1) > 1).any()))
+    labelled = Labelled(entries, classes, truth_FC, folds_F, fold_names, bool((truth_FC.sum(1) > 1).any()), made)
     labelled.check(data)
     return labelled
 
