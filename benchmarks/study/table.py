@@ -80,8 +80,8 @@ def _real_films(result: dict[str, Any]) -> str:
 
 _HEAD = """# Study: does mixing help, and what makes retrieval best?
 
-Written by `python -m benchmarks.study`; do not edit. Every row fine-tunes and ranks alike; rows differ in how the towers start. Films are
-the project's synthetic ones, gallery and training films of different seeds. Figures are means over seeds, with the lowest and highest seed in
+Written by `python -m benchmarks.study`; do not edit. Rows differ in how the towers start, and in what of the fine-tuning they name; all else
+is alike. Films are the project's synthetic ones, gallery and training films of different seeds. Figures are means over seeds, with the lowest and highest seed in
 brackets; R@1 (mean) is the mean of both directions. TFLOP: 10^12 floating-point operations of all matrix products of a row's training, counted; minutes are those of
 noisy machines, mostly of one thread beside another row's.
 """
@@ -116,7 +116,11 @@ def _section(
     for regime, cells in by_regime.items():
         lines += [f"### `{regime}`: {REGIME_WORDS[regime]}", ""]
         if regime == "pools":
-            lines += [f"Fine-tuning has {budget.pairs:,} true pairs.", ""]
+            lines += [
+                f"Pre-training has {budget.pool:,} silent films and {budget.pool:,} sounds of other films, fine-tuning {budget.pairs:,} true pairs, again of "
+                "other films. `cavmae` contrasts what does not belong together, as it would there.",
+                "",
+            ]
         lines += [*_table(cells), "", *_findings(cells), ""]
         missing = [cell for cell in CELLS if cell not in cells]
         if missing:
@@ -213,7 +217,7 @@ def _mean(values: Sequence[float], digits: int) -> str:
 def _plot(by_regime: Mapping[str, Rows], path: Path) -> None:
     """A dot for every row's mean, a tick for every seed; one panel a regime."""
     longest = max(len(cells) for cells in by_regime.values())
-    figure = Figure(figsize=(6.4 * len(by_regime), 1.2 + 0.27 * longest), dpi=120, layout="constrained")
+    figure = Figure(figsize=(5.2 * len(by_regime), 1.2 + 0.27 * longest), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     for position, (regime, cells) in enumerate(by_regime.items(), start=1):
         axes = figure.add_subplot(1, len(by_regime), position)
@@ -222,7 +226,7 @@ def _plot(by_regime: Mapping[str, Rows], path: Path) -> None:
             colour = CONTROL_COLOUR if name in CONTROLS else OTHER_COLOUR
             axes.plot(values, [place] * len(values), "|", color=colour, markersize=9)
             axes.plot([sum(values) / len(values)], [place], "o", color=colour, markersize=5)
-        axes.set_yticks(range(len(cells)), [CELLS[name].words for name in reversed(list(cells))], fontsize=8)
+        axes.set_yticks(range(len(cells)), list(reversed(list(cells))), fontsize=8)
         axes.set_title(f"{regime}: R@1, mean of both directions", fontsize=9, loc="left")
         axes.margins(x=0.06)
         axes.set_xlim(left=0.0)
