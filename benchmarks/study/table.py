@@ -60,7 +60,7 @@ def _real_films(result: dict[str, Any]) -> str:
         "## Real films: a look, not a benchmark",
         "",
         f"`{result['command']}`: a retriever trained on synthetic films, before and after fine-tuning on {result['train']['clips']} clips of "
-        f"{result['train']['sources']} real films; gallery of {before['candidates']} clips of other films ({result['gallery_films'] - before['candidates']} more are shorter than a "
+        f"{result['train']['sources']} real source films; gallery of {before['candidates']} clips of other films ({result['gallery_films'] - before['candidates']} more are shorter than a "
         f"clip). In brackets 95 % bootstrap intervals over the queries. {result['date']}, {result['machine']['cores']} cores, GPU: {result['machine']['cuda']}.",
         "",
         "| | R@1 p→s | R@1 s→p | R@5 p→s | R@5 s→p | R@10 p→s | R@10 s→p |",
