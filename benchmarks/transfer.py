@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.senses import RESULT as SENSES
+from benchmarks.senses import table
 from cmmixer import ProbeSettings, SynthesizeSettings, checkpoint, probe, synthesize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,7 +127,10 @@ def document(rows: Sequence[dict[str, Any]]) -> str:
             low, high = row[kind]["interval"]
             cells.append(f"{row[kind][row['metric']]:.3f} [{low:.3f}, {high:.3f}]")
         lines.append(f"| {row['set']} | {row['files']} | {row['run']} | {' | '.join(cells)} | {row['chance']:.3f} |")
-    return "\n".join([*lines, ""])
+    lines.append("")
+    if SENSES.exists():
+        lines += table(json.loads(SENSES.read_text()))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
