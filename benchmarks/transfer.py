@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         **{name: value for name, value in result.items() if name not in ("out", "data", "model")},
                     }
                 )
-        RESULT.write_text(json.dumps(rows, indent=1) + "\n")
+        # A line for each row: confusion tables would fill thousands.
+        RESULT.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     DOCUMENT.write_text(document(json.loads(RESULT.read_text())))
 
 
