@@ -21,7 +21,7 @@ from benchmarks.study.cavmae import ContrastiveAutoencoder
 from benchmarks.study.cells import CELLS, FRAMES, Cell, chosen
 from benchmarks.study.films import Films, Inputs, unpaired
 from benchmarks.study.results import RESULTS
-from benchmarks.study.table import ROOT, _findings, _relation, write_document
+from benchmarks.study.table import ROOT, _findings, _relation, with_readme_table, write_document
 from benchmarks.study.training import Material, Spent
 from cmmixer.config import preset
 from cmmixer.errors import SettingsError
@@ -311,6 +311,8 @@ def test_the_document_compares_the_best_of_each_group() -> None:
 def test_the_document_is_made_from_the_stored_rows(tmp_path: Path) -> None:
     written = write_document(RESULTS, "cpu", tmp_path / "study.md")
     assert written.read_text() == (ROOT / "docs" / "study.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert with_readme_table(readme, RESULTS) == readme
 
 
 def test_budgets_differ_in_size_only() -> None:

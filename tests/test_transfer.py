@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 
 from benchmarks.senses import RATIOS_DB, accuracy, noisy, overlaid
-from benchmarks.transfer import DOCUMENT, RESULT, document
+from benchmarks.transfer import DOCUMENT, RESULT, ROOT, document
 
 
 def test_the_document_is_made_from_the_stored_results() -> None:
     assert DOCUMENT.read_text() == document(json.loads(RESULT.read_text()))
+
+
+def test_the_readme_s_figures_are_the_stored_ones() -> None:
+    rows = [
+        row for row in json.loads(RESULT.read_text()) if row["set"].startswith("ESC-10") and "retriever" in row["run"]
+    ]
+    figures = [rows[0][kind]["accuracy"] for kind in ("trained", "untrained", "statistics")]
+    told = "ESC-10: {:.2f}, untrained {:.2f}, plain mel statistics {:.2f}".format(*figures)
+    assert told in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("ratio_db", RATIOS_DB)

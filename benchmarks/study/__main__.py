@@ -59,9 +59,15 @@ def _run(options: argparse.Namespace) -> int:
         ]
         _study(missing, options, budget)
     if stored(options.results, options.budget):
-        from benchmarks.study.table import write_document  # matplotlib, which running a cell does not need
+        from benchmarks.study.table import (
+            with_readme_table,
+            write_document,
+        )  # matplotlib, which running a cell does not need
 
         print(f"wrote {write_document(options.results, options.budget, options.document)}")
+        if options.budget == "cpu" and options.document is None:
+            readme = ROOT / "README.md"
+            readme.write_text(with_readme_table(readme.read_text(), options.results))
     return 0
 
 

@@ -53,6 +53,38 @@ def write_document(results: Path, budget: str, document: Path | None = None) -> 
     return document
 
 
+# Rows that the README shows.
+IN_README = (
+    "scratch", "plain", "cavmae", "image", "frames-canonical", "contrast-equal", "frames-half", "contrast", "contrast-canonical",
+    "scratch-pair-mix", "frames-pair-mix", "contrast-pair-mix",
+)  # fmt: skip
+BEGIN, END = "<!-- figures: study -->", "<!-- end of study -->"
+
+
+def with_readme_table(text: str, results: Path, budget: str = "cpu") -> str:
+    """The README with the study's short table between its markers."""
+    rows = stored(results, budget)
+    regimes = {regime: _by_cell(rows, regime) for regime in REGIMES}
+    lines = [
+        BEGIN,
+        f"| R@1 of {BUDGETS[budget].gallery:,}, mean [lowest, highest] of the seeds | every pair known | {BUDGETS[budget].pairs} pairs known | TFLOP |",
+        "|---|---|---|---|",
+    ]
+    for name in IN_README:
+        found = {regime: cells[name] for regime, cells in regimes.items() if name in cells}
+        told = [
+            f"{_spread([both_ways(row) for row in found[regime]], 3)}, {len(found[regime])}"
+            if regime in found
+            else "not run"
+            for regime in REGIMES
+        ]
+        if found:
+            cost = _mean([row["teraflop"] for row in next(iter(found.values()))], 1)
+            lines.append(f"| {CELLS[name].words} | {' | '.join(told)} | {cost} |")
+    head, _, rest = text.partition(BEGIN)
+    return head + "\n".join([*lines, END]) + rest.partition(END)[2]
+
+
 def _real_films(result: dict[str, Any]) -> str:
     """What `benchmarks.real_films` found: the model as it came and fine-tuned, with bootstrap intervals."""
     before = result["before"]
