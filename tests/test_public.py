@@ -13,7 +13,6 @@ import pytest
 import cmmixer
 from cmmixer.cli.commands import COMMANDS
 from cmmixer.cli.parser import parse
-from cmmixer.config import PretrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -52,10 +51,11 @@ def test_every_command_stands_in_the_readme() -> None:
     assert [name for name in COMMANDS if f"cmmixer {name}" not in README] == []
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*pretrain.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_is_accepted(recipe: Path) -> None:
-    settings, _ = parse(COMMANDS["pretrain"], ["--config", str(recipe), "--data", "films"])
-    assert isinstance(settings, PretrainSettings)
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_accepted_by_the_command_it_is_named_after(recipe: Path) -> None:
+    command = COMMANDS[recipe.stem.rpartition("-")[2]]
+    settings, _ = parse(command, ["--config", str(recipe), "--data", "films"])
+    assert isinstance(settings, command.settings)
 
 
 def test_pictures_the_readme_shows_are_there() -> None:
