@@ -2,9 +2,11 @@
 
     sequence score of a picture v and a sound a:  s(v, a) = 1/T sum over t of <v_t, a_t>
 
-v_t and a_t are the unit vectors of frame t and of the sound window centred on it. A clip's own vector is made of means over
-time, so of two films with the same content it cannot say whose rhythm fits; the aligned frames can. That sequences should be
-compared before they are averaged: SCAV (arXiv 2407.05782), which compares by Euclidean distance; the mean cosine is ours.
+v_t and a_t are the unit vectors of frame t and of the sound window centred on it. A clip's own vector is a mean over time; where
+an encoder looks at frames one by one, it cannot say which of two films with the same content has the rhythm that fits, and
+the aligned frames can. Our towers look at all frames at once, at their places, and their clip vectors lose little
+(docs/twins.md). That sequences should be compared before they are averaged: SCAV (arXiv 2407.05782), which compares by
+Euclidean distance; the mean cosine is ours.
 
 Letters: Q queries, N candidates, T frames, E length of an embedding.
 """
