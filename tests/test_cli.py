@@ -138,3 +138,12 @@ def test_the_command_line_of_settings_gives_these_settings_back(name: str, setti
     words = shlex.split(command_line(name, settings))
     assert words[:2] == ["cmmixer", name]
     assert parse(COMMANDS[name], words[2:]) == (settings, False)
+
+
+@pytest.mark.parametrize(("name", "library"), [("probe", "sklearn.linear_model"), ("inspect", "librosa")])
+def test_a_missing_library_of_an_extra_is_one_line_that_says_what_to_install(name: str, library: str) -> None:
+    code = f"import sys; sys.modules['{library}'] = None; from cmmixer.cli.main import main; sys.exit(main(['{name}', 'run', '--data', 'x']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{name} needs {library}, which is not installed; pip install 'cmmixer[{name}]'" in done.stderr
+    assert "Traceback" not in done.stderr

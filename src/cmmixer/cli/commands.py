@@ -9,6 +9,7 @@ from typing import Any
 
 from cmmixer import config
 from cmmixer.config.flags import POSITIONAL
+from cmmixer.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Command:
         settings: its settings class; the first line of its docstring is the help.
         function: `module:name` of the Python function that takes the settings and a progress.
         example: a command line that works.
+        extra: of the package, that brings what this command alone needs.
     """
 
     name: str
     settings: type[Any]
     function: str
     example: str
+    extra: str | None = None
 
     @property
     def positional(self) -> str | None:
@@ -37,9 +40,20 @@ class Command:
         return (self.settings.__doc__ or "").strip().splitlines()[0]
 
     def load(self) -> Callable[..., Any]:
-        """The function; this is where torch and the rest are imported."""
+        """The function; this is where torch and the rest are imported.
+
+        Raises:
+            SettingsError: a library of the command's extra is not installed.
+        """
         module, name = self.function.split(":")
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        try:
+            function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as fault:
+            if self.extra is None or fault.name is None or fault.name.startswith("cmmixer"):
+                raise
+            raise SettingsError(
+                f"{self.name} needs {fault.name}, which is not installed; pip install 'cmmixer[{self.extra}]'"
+            ) from fault
         return function
 
 
@@ -89,12 +103,14 @@ COMMANDS = {
             config.ProbeSettings,
             "cmmixer.probing:probe",
             "cmmixer probe runs/pre --data sounds.csv --task audio --label category",
+            extra="probe",
         ),
         Command(
             "inspect",
             config.InspectSettings,
             "cmmixer.inspecting:inspect",
             "cmmixer inspect runs/pre --data ~/films --out runs/inspect",
+            extra="inspect",
         ),
         Command(
             "embed",

@@ -9,6 +9,7 @@ Letters: M pictures, H mel bands, W columns, N samples of a window.
 
 from __future__ import annotations
 
+import librosa
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,8 +35,6 @@ def sound_of_mel(decibels_MHW: NDArray[np.floating], clip: ClipSettings, *, step
     Raises:
         ValueError: pictures of another size than the geometry's.
     """
-    import librosa  # takes a second to import, and only listening needs it
-
     pictures = np.asarray(decibels_MHW, dtype=np.float64)
     if pictures.ndim != 3 or pictures.shape[1:] != (clip.height, clip.width):
         raise ValueError(f"mel pictures must be [M, {clip.height}, {clip.width}]; got {pictures.shape}")
