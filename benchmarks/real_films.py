@@ -48,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = options.out / f"finetune-seed-{seed}"
         _cmmixer("finetune", init=options.model, data=stores["train"], out=run, seed=seed, **FINETUNING)
         after.append({"seed": seed, **_evaluated(run, model=run, **gallery)})
+    learnt = checkpoint.load_card(options.out / f"finetune-seed-{options.seeds[0]}").data or {}
     result = {
         "command": f"python -m benchmarks.real_films --model {options.model}",
-        "train": checkpoint.load_card(options.out / f"finetune-seed-{options.seeds[0]}").data,
+        "train": {name: value for name, value in learnt.items() if name != "path"},
         "finetuning": FINETUNING,
         "gallery_films": len(read_manifest(options.films, "gallery")),
         "before": before,
