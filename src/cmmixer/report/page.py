@@ -217,8 +217,8 @@ def write_report(path: str | Path, data: ReportData) -> Path:
     return path
 
 
-def render_page(data: ReportData) -> str:
-    """The page as text. File names and all other words are escaped."""
+def templates() -> Environment:
+    """Where pages come from, with their filters; all words are escaped."""
     environment = Environment(
         loader=PackageLoader("cmmixer.report", "."),
         autoescape=True,
@@ -227,7 +227,12 @@ def render_page(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(figure=show_figure, seconds=show_seconds, data_uri=data_uri)
-    template = environment.get_template("page.html.j2")
+    return environment
+
+
+def render_page(data: ReportData) -> str:
+    """The page as text. File names and all other words are escaped."""
+    template = templates().get_template("page.html.j2")
     return template.render(data=data, directions=DIRECTIONS, measures=MEASURES, headlines=_headlines(data))
 
 

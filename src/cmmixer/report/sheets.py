@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from cmmixer.atomic import write_atomically
-from cmmixer.report.page import data_uri
+from cmmixer.report.page import templates
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,7 @@ class Sheet:
 
 def write_sheets(path: Path, title: str, lead: str, sheets: Sequence[Sheet]) -> Path:
     """Writes the page; it fetches nothing from anywhere."""
-    environment = Environment(
-        loader=PackageLoader("cmmixer.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(data_uri=data_uri)
-    template = environment.get_template("inspect.html.j2")
+    template = templates().get_template("inspect.html.j2")
     write_atomically(path, template.render(title=title, lead=lead, sheets=sheets))
     return path
 
