@@ -15,9 +15,9 @@ import torch
 from cmmixer import checkpoint
 from cmmixer.config import InspectSettings, preset
 from cmmixer.errors import DataError
-from cmmixer.evaluation.reconstruct import give_back
+from cmmixer.evaluation.reconstruct import Separator, give_back
 from cmmixer.inspecting import inspect
-from cmmixer.inspecting.separation import Distances, Separator
+from cmmixer.inspecting.separation import Distances, distances_of
 from cmmixer.media.invert import sound_of_mel
 from cmmixer.media.mel import MelPictures
 from cmmixer.models.mae import MaskedAutoencoder
@@ -92,8 +92,12 @@ def test_the_page_of_an_autoencoder_shows_separates_and_plays(tmp_path: Path) ->
     told = json.loads((tmp_path / "out" / "inspect.json").read_text())
     assert told == report.figures
     assert told["clips"] == 6
-    separator = Separator(str(tmp_path / "pre"), torch.device("cpu"), 0)
-    distances = separator.distances(list(clips.read(range(6))))  # type: ignore[arg-type]
+    separator = Separator(tmp_path / "pre")
+    shares, noises = separator.draws(6, seed=0)
+    distances = [
+        distances_of(separator, clip, share, noise)  # type: ignore[arg-type]
+        for clip, share, noise in zip(clips.read(range(6)), shares.split(1), noises.split(1), strict=True)
+    ]
     assert told["separated_db"] == pytest.approx(np.mean([each.separated for each in distances]))
     # Standardised pictures differ by whole spreads at random weights: nothing is near, and nothing is the same.
     assert 1.0 < told["separated_db"] < 100.0
@@ -125,17 +129,17 @@ def test_the_sign_of_a_separation_is_told_by_its_distance(tmp_path: Path) -> Non
     """A network that gives back the clean sound is at distance 0; the mix is not."""
     clips = random_clips(4)
     pretrain(pretrain_settings(tmp_path / "pre", epochs=1), dataset=clips)
-    separator = Separator(str(tmp_path / "pre"), torch.device("cpu"), 0)
+    separator = Separator(tmp_path / "pre")
     card = checkpoint.load_card(tmp_path / "pre")
     audio = separator.frontend.audio(torch.from_numpy(clips.audio_NTS[:1]))
-    shares, _ = separator.draws(1)
+    shares, noises = separator.draws(1, seed=0)
     video = separator.frontend.video(torch.from_numpy(clips.video_NTCHW[:1]))
     mixed = (torch.lerp(video, audio, shares) - audio).mean(2).abs().mean() * card.statistics.mel_std
-    (distance,) = separator.distances(list(clips.read([0])))  # type: ignore[arg-type]
+    distance = distances_of(separator, clips.read([0])[0], shares, noises)  # type: ignore[arg-type]
     assert distance.mixed == pytest.approx(float(mixed), rel=1e-4)
     clean, share = torch.zeros(1, 2, 2), torch.tensor([[[0.0, 1.0], [0.4, 0.6]]])
     mix, back = torch.tensor([[[8.0, 0.0], [-4.0, 2.0]]]), torch.tensor([[[1.0, -1.0], [2.0, 3.0]]])
-    assert Distances.of(clean, mix, back, share) == Distances(3.5, 1.75, 6.0, 1.5)
+    assert Distances.of([clean, mix, back], share) == Distances(3.5, 1.75, 6.0, 1.5)
 
 
 def test_wave_files_hold_floats_and_integers() -> None:

@@ -76,7 +76,7 @@ def test_colours_and_tones_are_told_apart_by_plain_statistics_and_untrained_towe
     assert np.array(found["trained"]["confusion"]).sum() == 18
     assert json.loads((tmp_path / "out" / "probe.json").read_text()) == found
     assert (tmp_path / "out" / "confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert "no file" in (tmp_path / "out" / "skipped.txt").read_text() or found["skipped"] == 0
+    assert json.loads((tmp_path / "out" / "skipped.json").read_text())["files"] == []
 
 
 def test_a_broken_file_is_listed_and_the_rest_is_used(tmp_path: Path) -> None:

@@ -58,12 +58,6 @@ class Films:
             self, video_NTCHW=self.video_NTCHW.to(device), decibels_NT1HW=self.decibels_NT1HW.to(device)
         )
 
-    def part(self, count: int) -> Films:
-        """The first `count` films."""
-        return Films(
-            self.video_NTCHW[:count], self.decibels_NT1HW[:count], self.sources[:count], self.sound_sources[:count]
-        )
-
     def statistics(self) -> Statistics:
         """What pictures and mel pictures are standardised with."""
         some = slice(0, 2000)

@@ -1,6 +1,6 @@
 """From films to unit vectors: `encoder` a model, `films` the machinery, `run` the Python face, `table` the command."""
 
-from cmmixer.embedding.encoder import Encoder, ModelEncoder, load_encoder
+from cmmixer.embedding.encoder import Encoder, ModelEncoder, device_named, load_encoder
 from cmmixer.embedding.films import EmbeddedFilm, Moment, both_senses, embed_file, embed_moments, file_entry
 from cmmixer.embedding.run import LoadedRun, load
 from cmmixer.embedding.table import EmbedReport, embed
@@ -13,6 +13,7 @@ __all__ = [
     "ModelEncoder",
     "Moment",
     "both_senses",
+    "device_named",
     "embed",
     "embed_file",
     "embed_moments",

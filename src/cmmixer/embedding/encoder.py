@@ -81,13 +81,18 @@ def load_encoder(path: str | Path, device: str = "auto") -> ModelEncoder:
         CheckpointError: missing, damaged, or not a retriever.
         SettingsError: a device that is not there.
     """
-    where = _device(device)
+    where = device_named(device)
     folder = resolve(path)
     card = load_card(folder)
     return ModelEncoder(card.model_id, os.path.abspath(folder), card.clip, load_retriever(folder, where), where)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of `--device`.
+
+    Raises:
+        SettingsError: it is not there.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise SettingsError("--device: got cuda, but torch sees no CUDA device; use --device cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

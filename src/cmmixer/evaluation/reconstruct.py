@@ -5,16 +5,22 @@ Letters: T frames, H x W pixels, L tokens, P numbers of a patch.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from cmmixer import checkpoint
+from cmmixer.config import MixerSettings
+from cmmixer.config.check import from_dict
+from cmmixer.mixer import draw_share
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.mae import NORM_PIX_EPS, MaskedAutoencoder
 from cmmixer.models.masking import keep_count
-from cmmixer.models.strip import patches_to_pictures
+from cmmixer.models.strip import patches_to_pictures, strip_grid
 from cmmixer.types import Batch
 
 
@@ -91,6 +97,48 @@ def separate(
         video=colours(back(output.prediction_video, video)),
         audio=levels(back(output.prediction_audio, audio)),
     )
+
+
+class Separator:
+    """A pre-trained autoencoder under the mixer and the mask it was trained with.
+
+    Args:
+        run: of pretrain.
+        device: where it computes.
+
+    Raises:
+        CheckpointError: missing, damaged, or not an autoencoder.
+    """
+
+    def __init__(self, run: str | Path, device: torch.device | str = "cpu") -> None:
+        self.card = checkpoint.load_card(run)
+        network = checkpoint.load_model(run, "mae").to(device)
+        assert isinstance(network, MaskedAutoencoder)
+        self.network, self.device = network, device
+        self.frontend = FrontEnd(self.card.clip, self.card.statistics).to(device)
+        names = [field.name for field in dataclasses.fields(MixerSettings)]
+        self.mixer = from_dict(MixerSettings, {name: self.card.settings[name] for name in names}, str(run))
+        self.mask_ratio = float(self.card.settings["mask_ratio"])
+
+    def draws(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Share maps [B, T, 1, H, W] and the noise of masks [B, L] for so many clips."""
+        clip, patch = self.card.clip, self.card.model.patch
+        generator = torch.Generator().manual_seed(seed)
+        share = draw_share(
+            self.mixer,
+            batch=count,
+            frames=clip.frames,
+            height=clip.height,
+            width=clip.width,
+            patch=patch,
+            generator=generator,
+        )
+        noise = torch.rand(count, strip_grid(clip.height, clip.width, clip.frames, patch).tokens, generator=generator)
+        return share.to(self.device), noise.to(self.device)
+
+    def separation(self, batch: Batch, share_BT1HW: Tensor, noise_BL: Tensor) -> Separation:
+        """The batch's first clip on its way; see `separate`."""
+        return separate(self.network, self.frontend, batch, share_BT1HW, self.mask_ratio, noise_BL)
 
 
 class GivenBack(NamedTuple):

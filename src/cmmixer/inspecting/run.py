@@ -18,9 +18,11 @@ from cmmixer.config import InspectSettings
 from cmmixer.data.batches import collate
 from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.data.skips import SkipReport
+from cmmixer.embedding import device_named
 from cmmixer.errors import DataError
+from cmmixer.evaluation.reconstruct import Separator
 from cmmixer.inspecting.neighbours import neighbour_sheets
-from cmmixer.inspecting.separation import Separator
+from cmmixer.inspecting.separation import distances_of, separation_sheet
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.report.sheets import Sheet, write_sheets
 from cmmixer.types import Clip
@@ -74,7 +76,7 @@ def inspect(
     """
     progress = progress or NoProgress()
     card = checkpoint.load_card(settings.model)
-    device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = device_named(settings.device)
     if dataset is None:
         dataset = open_clips(settings, card.clip, workers=settings.num_workers, progress=progress)
     clips = _some_clips(dataset, settings.clips)
@@ -120,13 +122,18 @@ def _some_clips(dataset: ClipDataset, most: int) -> list[Clip]:
 def _separated(
     settings: InspectSettings, device: torch.device, clips: Sequence[Clip], shown: Sequence[int], progress: Progress
 ) -> tuple[list[Sheet], dict[str, Any]]:
-    separator = Separator(settings.model, device, settings.seed)
-    progress.start(None, "separating")
-    distances = separator.distances(clips)
+    separator = Separator(settings.model, device)
+    shares, noises = separator.draws(len(clips), settings.seed)
+    draws = [(shares[row : row + 1], noises[row : row + 1]) for row in range(len(clips))]
+    progress.start(len(clips), "separating")
+    distances = []
+    for clip, draw in zip(clips, draws, strict=True):
+        distances.append(distances_of(separator, clip, *draw))
+        progress.advance()
     sheets = []
     progress.start(len(shown), "drawing sheets and making sounds")
     for row in shown:
-        sheets.append(separator.sheet(clips[row], row, len(clips)))
+        sheets.append(separation_sheet(separator, clips[row], *draws[row]))
         progress.advance()
     means = {
         f"{name}_db": float(np.nanmean([getattr(each, name) for each in distances]))

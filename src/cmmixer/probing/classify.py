@@ -16,12 +16,12 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cmmixer.evaluation.metrics import PERCENTILES
 from cmmixer.probing.labelled import Labelled
 
 # Inverse strengths of the penalty; chosen on training files alone.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 _MOST_STEPS, _INNER_FOLDS = 2000, 3
-PERCENTILES = (2.5, 97.5)
 
 
 def cross_validated(features_FD: NDArray[np.float64], labelled: Labelled) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ Letters: B moments of a batch, T frames, C channels, H x W pixels, D features, F
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -85,11 +85,11 @@ class TowerFeatures:
 
 
 def _towers(card: Card, seed: int) -> Retriever:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if card.kind == "retriever":
-            return Retriever(card.model, card.clip, card.statistics, **card.options)
-        return Retriever(card.model, card.clip, card.statistics, interleave=card.options["interleave"])
+    if card.kind == "mae":
+        card = replace(card, kind="retriever", options={"interleave": card.options["interleave"]})
+    towers = checkpoint.build(card, seed)
+    assert isinstance(towers, Retriever)
+    return towers
 
 
 class PlainStatistics:

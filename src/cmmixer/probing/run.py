@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from cmmixer import checkpoint
 from cmmixer.atomic import explain_full_disk, write_atomically
 from cmmixer.config import ProbeSettings
 from cmmixer.data.skips import SkipReport
+from cmmixer.embedding import device_named
 from cmmixer.errors import DataError
 from cmmixer.evaluation.machine import machine
 from cmmixer.probing.classify import cross_validated, figures
@@ -92,7 +92,7 @@ def probe(settings: ProbeSettings, progress: Progress | None = None) -> ProbeRep
         folds=settings.folds,
         seed=settings.seed,
     )
-    device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = device_named(settings.device)
     card = checkpoint.load_card(settings.model)
     describers: dict[str, Describer] = {
         "trained": TowerFeatures.of_run(settings.model, device),

@@ -5,7 +5,6 @@ Letters: N clips of the gallery, T frames, H x W pixels.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -19,20 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cmmixer import checkpoint
-from cmmixer.config import MixerSettings
-from cmmixer.config.check import from_dict
 from cmmixer.data.batches import collate
 from cmmixer.data.manifest import Entry, read_manifest
 from cmmixer.data.skips import SkipReport
 from cmmixer.data.store import ClipStore
 from cmmixer.evaluation.ranks import rankings
-from cmmixer.evaluation.reconstruct import Separation, separate
+from cmmixer.evaluation.reconstruct import Separation, Separator
 from cmmixer.evaluation.retrieval import WAYS, Evaluation
 from cmmixer.media.decode import Film
-from cmmixer.mixer import draw_share
 from cmmixer.models.frontend import FrontEnd
-from cmmixer.models.mae import MaskedAutoencoder
-from cmmixer.models.strip import strip_grid
 from cmmixer.report.page import Example, Found, Media, Picture, Rate, ReportData, RunFigures, SkippedFile, write_report
 from cmmixer.report.plots import Curves, StripRow, loss_curves, mel_picture, strip_picture
 from cmmixer.report.sheets import wav
@@ -244,19 +238,8 @@ def _mixer_caption(out: Path) -> str:
 
 def _separation(out: Path, library: _Library) -> Separation:
     """A gallery clip through the pre-trained autoencoder, under draws of its own."""
-    card = checkpoint.load_card(out / "pretrain")
-    network = checkpoint.load_model(out / "pretrain", "mae")
-    assert isinstance(network, MaskedAutoencoder)
-    batch = collate([library.clip(library.store.ids[0])])
-    generator = torch.Generator().manual_seed(0)
-    names = [field.name for field in dataclasses.fields(MixerSettings)]
-    mixer = from_dict(MixerSettings, {name: card.settings[name] for name in names}, str(out / "pretrain"))
-    clip, patch = card.clip, card.model.patch
-    share = draw_share(
-        mixer, batch=1, frames=clip.frames, height=clip.height, width=clip.width, patch=patch, generator=generator
-    )
-    noise = torch.rand(1, strip_grid(clip.height, clip.width, clip.frames, patch).tokens, generator=generator)
-    return separate(network, FrontEnd(card.clip, card.statistics), batch, share, card.settings["mask_ratio"], noise)
+    separator = Separator(out / "pretrain")
+    return separator.separation(collate([library.clip(library.store.ids[0])]), *separator.draws(1, seed=0))
 
 
 def _skips(out: Path) -> SkipReport:
