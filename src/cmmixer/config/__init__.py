@@ -14,13 +14,13 @@ from cmmixer.config.commands import (
     InspectSettings,
     PrepareSettings,
     PretrainSettings,
-    ProbeSettings,
     QuickstartSettings,
     SearchSettings,
     SynthesizeSettings,
 )
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
+from cmmixer.config.probe import ProbeSettings
 
 __all__ = [
     "PRESETS",

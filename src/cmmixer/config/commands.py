@@ -15,7 +15,6 @@ from cmmixer.errors import SettingsError
 DIFFICULTIES = ("easy", "medium", "hard")
 SENSES = ("audio", "video", "film")
 LOSSES = ("infonce", "nt_xent")
-TASKS = ("audio", "video", "audiovisual")
 RERANKS = ("none", "sequence")
 HEAD_STARTS = ("canonical", "random")
 
@@ -334,50 +333,6 @@ class SearchSettings:
             raise SettingsError(
                 "--rerank sequence: compares one sense with one; use it with --for and --by audio or video"
             )
-        within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
-        one_of("device", self.device, DEVICES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeSettings:
-    """What a run's encoder tells about labels: a linear classifier, against untrained towers and plain statistics.
-
-    Attributes:
-        model: run or checkpoint of pretrain or finetune
-        data: labelled films or sounds, in any layout that names labels
-        task: audio, video, or audiovisual (both)
-        label: column of the class; several classes of a file are separated by `;`
-        fold: column of the fold; where the data has none, folds are made
-        folds: how many are made
-        source: column of the source film; no source may be in two folds
-        out: folder for the figures and the confusion picture
-        workers: decoder processes; 0 takes every core
-        file_seconds: longest time spent on one file; then it is skipped and listed
-        bootstrap: resamplings of the 95 % intervals
-        seed: of the folds, the untrained towers and the bootstrap
-        device: auto, cpu or cuda
-    """
-
-    model: str
-    data: str
-    task: str = "audiovisual"
-    label: str = "label"
-    fold: str = "fold"
-    folds: int = 5
-    source: str = "source"
-    out: str = "runs/probe"
-    workers: int = 0
-    file_seconds: float = 60.0
-    bootstrap: int = 1000
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        one_of("task", self.task, TASKS)
-        at_least("folds", self.folds, 2)
-        at_least("bootstrap", self.bootstrap, 1)
-        for name in ("workers", "seed"):
-            at_least(name, getattr(self, name), 0)
         within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
         one_of("device", self.device, DEVICES)
 

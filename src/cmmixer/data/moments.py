@@ -25,7 +25,7 @@ from cmmixer.data.manifest import Entry
 from cmmixer.errors import MediaError
 from cmmixer.media.decode import Film, loudness_dbfs
 from cmmixer.media.isolate import map_isolated
-from cmmixer.media.timeline import clip_spans, frame_instants
+from cmmixer.media.timeline import clip_spans, even_spans, frame_instants
 from cmmixer.types import Span
 
 # A moment whose every window stays below this has no sound; the same floor as `cmmixer prepare`'s --silence_dbfs.
@@ -48,6 +48,7 @@ class Cut:
         stride_seconds: a moment starts every so many seconds.
         picture, sound: whether this sense is wanted.
         file_seconds: longest time spent on one piece of a file (all of a film of a few minutes is one piece).
+        even: so many moments evenly over each film instead of one every `stride_seconds`.
     """
 
     clip: ClipSettings
@@ -55,6 +56,7 @@ class Cut:
     picture: bool = True
     sound: bool = True
     file_seconds: float = 60.0
+    even: int | None = None
 
     @property
     def piece_moments(self) -> int:
@@ -168,7 +170,11 @@ def _moment_spans(entry: Entry, duration_seconds: float, cut: Cut) -> list[Span]
         raise MediaError(
             entry.path, "too-short", f"it lasts {duration_seconds:.2f} s, its stretch begins at {start:.2f} s"
         )
-    spans = clip_spans(end - start, cut.clip.clip_seconds, cut.stride_seconds, cover_end=True, keep_short=True)
+    length = cut.clip.clip_seconds
+    if cut.even is None:
+        spans = clip_spans(end - start, length, cut.stride_seconds, cover_end=True, keep_short=True)
+    else:
+        spans = even_spans(end - start, length, cut.even)
     return [Span(start + span.start_seconds, start + span.end_seconds) for span in spans]
 
 

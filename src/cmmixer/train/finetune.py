@@ -170,7 +170,7 @@ def start_heads(
 def _init_card(settings: FinetuneSettings) -> Card:
     """The card of the run to start from, if it fits."""
     assert settings.init is not None
-    card = checkpoint.load_card(settings.init)
+    card = checkpoint.load_card(settings.init, "retriever", "mae")
     if settings.preset is not None and preset(settings.preset).model != card.model:
         raise CheckpointError(
             f"--init {settings.init}: a checkpoint of another shape: width {card.model.dim}, depth {card.model.depth}, patch "
