@@ -272,9 +272,11 @@ class EmbedSettings(MomentSettings):
 
     Attributes:
         out: Parquet file: path, start and end of each moment, its vectors, None where a sense is missing
+        frames: write the vectors of each frame, and of the sound around it, beside those of the moment
     """
 
     out: str
+    frames: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

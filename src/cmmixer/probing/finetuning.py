@@ -76,12 +76,17 @@ class Finetuning:
         folds_R = self.labelled.folds_F[self.clips.files_R]
         for fold in range(len(self.labelled.fold_names)):
             train = np.flatnonzero(folds_R != fold)
-            network = self._trained(towers, train, Path(self.settings.out) / name / f"fold-{fold}")
+            network = self.trained(towers, train, Path(self.settings.out) / name / f"fold-{fold}")
             for row, score_K in zip(*self._tested(network, np.flatnonzero(folds_R == fold)), strict=True):
                 scores_FK[row] = score_K
         return scores_FK
 
-    def _trained(self, towers: Retriever, train: NDArray[np.int64], out: Path) -> Classifier:
+    def trained(self, towers: Retriever, train: NDArray[np.int64], out: Path) -> Classifier:
+        """The classifier that learnt from some of the clips, in evaluation mode; a run of its own in `out`.
+
+        Raises:
+            CheckpointError, SettingsError: as `scores`.
+        """
         clips = self.clips.rows(train)
         truth_RK = self.labelled.truth_FC[clips.files_R]
         training = self._training(out)
