@@ -18,6 +18,7 @@ from cmmixer.version import __version__
 if TYPE_CHECKING:
     from cmmixer.checkpoint import load_retriever
     from cmmixer.config import (
+        DubSettings,
         EmbedSettings,
         EvaluateSettings,
         FinetuneSettings,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         SynthesizeSettings,
     )
     from cmmixer.data.prepare import prepare
+    from cmmixer.dubbing import dub
     from cmmixer.embedding import embed, load
     from cmmixer.evaluation.retrieval import evaluate
     from cmmixer.indexing import index
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from cmmixer.walkthrough import quickstart
 
 _HOMES = {
+    "DubSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
     "FinetuneSettings": "cmmixer.config",
@@ -55,6 +58,7 @@ _HOMES = {
     "QuickstartSettings": "cmmixer.config",
     "SearchSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
+    "dub": "cmmixer.dubbing",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
     "finetune": "cmmixer.train.finetune",
@@ -72,6 +76,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
     "FinetuneSettings",
@@ -84,6 +89,7 @@ __all__ = [
     "SearchSettings",
     "SynthesizeSettings",
     "__version__",
+    "dub",
     "embed",
     "evaluate",
     "finetune",
