@@ -292,7 +292,7 @@ def test_a_silent_sound_is_refused(tmp_path: Path, film: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "codec", "advice"),
     [
-        ("a.mkv", "vp8", "write .mkv or .mov"),
+        ("a.mkv", "vp8", "write .mkv"),
         ("a.mov", "prores", "write .mkv or .mov"),
         ("a.avi", "wmv2", "convert the film first"),
     ],

@@ -76,14 +76,20 @@ def _copy_of(container: OutputContainer, picture: PictureSource, name: str) -> S
 def _does_not_fit(picture: PictureSource, name: str) -> MediaError:
     suffix = Path(name).suffix.lower()
     codec = picture.stream.codec_context.codec.canonical_name
-    others = [other for other in (".mkv", ".mov") if other != suffix and _holds(other, codec)]
+    others = [other for other in (".mkv", ".mov") if other != suffix and _holds(other, picture)]
     advice = f"write {' or '.join(others)}" if others else "convert the film first"
     return MediaError(picture.path, "unreadable", f"its pictures ({codec}) cannot be copied into {suffix}; {advice}")
 
 
-def _holds(suffix: str, codec: str) -> bool:
-    with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix][0]) as container:
-        return codec in container.supported_codecs
+def _holds(suffix: str, picture: PictureSource) -> bool:
+    """Does FFmpeg write such a header? Its lists of codecs promise more than that."""
+    try:
+        with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix][0]) as container:
+            container.add_stream_from_template(picture.stream, opaque=True)
+            container.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
 
 
 def _sound_stream(container: OutputContainer, codec: str) -> AudioStream:
