@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         SearchSettings,
         SynthesizeSettings,
     )
+    from cmmixer.cutlist import write_csv, write_edl
     from cmmixer.data.prepare import prepare
     from cmmixer.dubbing import dub
     from cmmixer.embedding import embed, load
@@ -73,6 +74,8 @@ _HOMES = {
     "quickstart": "cmmixer.walkthrough",
     "search": "cmmixer.searching",
     "synthesize": "cmmixer.media.synthetic.films",
+    "write_csv": "cmmixer.cutlist",
+    "write_edl": "cmmixer.cutlist",
 }
 
 __all__ = [
@@ -104,6 +107,8 @@ __all__ = [
     "quickstart",
     "search",
     "synthesize",
+    "write_csv",
+    "write_edl",
 ]
 
 
