@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmmixer.embedding.encoder import Encoder, load_encoder
 from cmmixer.embedding.films import embed_moments, file_entry
+from cmmixer.encoders import Encoder, load_encoder
 from cmmixer.errors import SettingsError
 
 
