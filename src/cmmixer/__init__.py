@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cmmixer.cutlist import write_csv, write_edl
     from cmmixer.data.prepare import prepare
     from cmmixer.dubbing import dub
-    from cmmixer.embedding import embed, load
+    from cmmixer.embedding import embed, from_pretrained, load
     from cmmixer.evaluation.retrieval import evaluate
     from cmmixer.indexing import index
     from cmmixer.inspecting import inspect
@@ -63,6 +63,7 @@ _HOMES = {
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
     "finetune": "cmmixer.train.finetune",
+    "from_pretrained": "cmmixer.embedding",
     "index": "cmmixer.indexing",
     "inspect": "cmmixer.inspecting",
     "load": "cmmixer.embedding",
@@ -96,6 +97,7 @@ __all__ = [
     "embed",
     "evaluate",
     "finetune",
+    "from_pretrained",
     "index",
     "inspect",
     "load",

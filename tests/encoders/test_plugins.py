@@ -13,10 +13,10 @@ from cmmixer.cli import main
 from cmmixer.embedding import load
 from cmmixer.encoders import Encoder, load_encoder
 from cmmixer.encoders.plugins import split_name
-from cmmixer.errors import SettingsError
+from cmmixer.errors import CheckpointError, SettingsError
 from tests.coloured_films import BLUE, CLIP, GREEN, RED, ColourEncoder, film, sound
 
-PLUGIN = '''
+PLUGIN = """
 import torch
 from tests.coloured_films import ColourEncoder
 from cmmixer.models.retriever import Embedding
@@ -53,7 +53,7 @@ def nothing(argument, device):
 
 def needs_more(argument, device):
     import a_library_that_is_not_here
-'''
+"""
 POINTS = """[cmmixer.encoders]
 colours = colour_plugin:load
 wrong = colour_plugin:wrong
@@ -100,9 +100,7 @@ def test_embed(films: Path, tmp_path: Path) -> None:
     assert load("colours:warm").embed_audio([films / "blue.mp4"])[0].argmax() == 2
 
 
-def test_index_and_search_remember_the_name(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_index_and_search_remember_the_name(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     library = str(tmp_path / "library")
     query = str(sound(tmp_path / "query.wav", [GREEN]))
     assert main(["index", "--model", "colours:warm", "--data", str(films), "--index", library, "--workers", "1"]) == 0
@@ -129,7 +127,7 @@ def test_evaluate(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_folder_of_that_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("colours:warm").mkdir()
-    with pytest.raises(Exception, match="colours:warm: got a folder without card.json or latest"):
+    with pytest.raises(CheckpointError, match=r"colours:warm: got a folder without card.json or latest"):
         load_encoder("colours:warm")
 
 
@@ -159,7 +157,9 @@ def test_encoders_that_cannot_be_had(
 
 def test_other_shapes_than_promised_are_refused() -> None:
     encoder = load_encoder("wrong:x", "cpu")
-    with pytest.raises(SettingsError, match=r"embed_video gave vectors of shapes \(2, 3\) and \(2, 2, 4\), expected \(2, 4\)"):
+    with pytest.raises(
+        SettingsError, match=r"embed_video gave vectors of shapes \(2, 3\) and \(2, 2, 4\), expected \(2, 4\)"
+    ):
         encoder.embed_video(torch.zeros((2, CLIP.frames, 3, CLIP.height, CLIP.width), dtype=torch.uint8))
 
 
