@@ -18,6 +18,7 @@ from cmmixer.version import __version__
 if TYPE_CHECKING:
     from cmmixer.checkpoint import load_retriever
     from cmmixer.config import (
+        DubSettings,
         EmbedSettings,
         EvaluateSettings,
         FinetuneSettings,
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
         SearchSettings,
         SynthesizeSettings,
     )
+    from cmmixer.cutlist import write_csv, write_edl
     from cmmixer.data.prepare import prepare
-    from cmmixer.embedding import embed, load
+    from cmmixer.dubbing import dub
+    from cmmixer.embedding import embed, from_pretrained, load
     from cmmixer.evaluation.retrieval import evaluate
     from cmmixer.indexing import index
     from cmmixer.inspecting import inspect
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from cmmixer.walkthrough import quickstart
 
 _HOMES = {
+    "DubSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
     "FinetuneSettings": "cmmixer.config",
@@ -55,9 +59,11 @@ _HOMES = {
     "QuickstartSettings": "cmmixer.config",
     "SearchSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
+    "dub": "cmmixer.dubbing",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
     "finetune": "cmmixer.train.finetune",
+    "from_pretrained": "cmmixer.embedding",
     "index": "cmmixer.indexing",
     "inspect": "cmmixer.inspecting",
     "load": "cmmixer.embedding",
@@ -69,9 +75,12 @@ _HOMES = {
     "quickstart": "cmmixer.walkthrough",
     "search": "cmmixer.searching",
     "synthesize": "cmmixer.media.synthetic.films",
+    "write_csv": "cmmixer.cutlist",
+    "write_edl": "cmmixer.cutlist",
 }
 
 __all__ = [
+    "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
     "FinetuneSettings",
@@ -84,9 +93,11 @@ __all__ = [
     "SearchSettings",
     "SynthesizeSettings",
     "__version__",
+    "dub",
     "embed",
     "evaluate",
     "finetune",
+    "from_pretrained",
     "index",
     "inspect",
     "load",
@@ -98,6 +109,8 @@ __all__ = [
     "quickstart",
     "search",
     "synthesize",
+    "write_csv",
+    "write_edl",
 ]
 
 

@@ -10,6 +10,7 @@ Letters: Q moments of the query, T frames of a moment, E values of a vector.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cmmixer.config import SearchSettings
+from cmmixer.cutlist import FrameRate, source_timing, write_csv, write_edl
 from cmmixer.embedding import Encoder, embed_file, load_encoder
 from cmmixer.errors import CheckpointError, MediaError, SearchIndexError
 from cmmixer.evaluation.sequence import sequence_scores
@@ -38,6 +40,9 @@ STANDARD_INPUT = "-"
 _FIRST_CANDIDATES = 64
 # What of the query finds a target, if nothing else is said.
 _FOUND_BY = {"audio": "video", "video": "audio", "film": "film"}
+_FOUND = {"audio": "sounds for", "video": "pictures for", "film": "films for"}
+# Where neither the query nor what it found has pictures.
+_USUAL_FRAMES_PER_SECOND = 25.0
 # Moments count as touching when the gap between them is only rounding.
 _TOUCH_SECONDS = 0.05
 
@@ -135,10 +140,28 @@ def search(
     progress.start(None, "listening to and looking at the query")
     with _query_file(settings.query, stdin) as path:
         target, by, asking = _cut_query(path, settings, library, encoder)
+        own_rate = settings.fps or (source_timing(path).frames_per_second if settings.edl or settings.csv else None)
     progress.start(None, "searching")
     best = _best(library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0)
     hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
-    return SearchResult(settings.query, target, by, hits, library.count())
+    result = SearchResult(settings.query, target, by, hits, library.count())
+    _take_along(result, settings, own_rate)
+    return result
+
+
+def _take_along(result: SearchResult, settings: SearchSettings, frames_per_second: float | None) -> None:
+    """The lists that were asked for, in timecodes of the query, else of the first hit that has pictures."""
+    if settings.edl is None and settings.csv is None:
+        return
+    timing = functools.cache(source_timing)
+    rates = (timing(hit.path).frames_per_second for hit in result.hits)
+    rate = FrameRate.fitting(frames_per_second or next(filter(None, rates), None) or _USUAL_FRAMES_PER_SECOND)
+    query = "standard input" if result.query == STANDARD_INPUT else os.path.basename(result.query)
+    if settings.edl is not None:
+        title = f"{_FOUND[result.target]} {query}"
+        write_edl(settings.edl, result.hits, target=result.target, rate=rate, title=title, query=query, timing=timing)
+    if settings.csv is not None:
+        write_csv(settings.csv, result.hits, rate=rate, query=query, timing=timing)
 
 
 def _encoder_of(library: MomentIndex, settings: SearchSettings) -> Encoder:
@@ -298,7 +321,7 @@ def _is_on_disk(path: str) -> bool:
 
 def render(result: SearchResult) -> Table:
     """The hits as a table, best first; times as minutes:seconds."""
-    what = {"audio": "sounds for", "video": "pictures for", "film": "films for"}[result.target]
+    what = _FOUND[result.target]
     if result.by != _FOUND_BY[result.target]:
         what += {"audio": " the sound of", "video": " the pictures of", "film": " picture and sound of"}[result.by]
     query = "standard input" if result.query == STANDARD_INPUT else result.query

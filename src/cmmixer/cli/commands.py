@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmmixer import config
-from cmmixer.config.flags import POSITIONAL
+from cmmixer.config.flags import POSITIONALS
 from cmmixer.errors import SettingsError
 
 
@@ -31,9 +31,9 @@ class Command:
     extra: str | None = None
 
     @property
-    def positional(self) -> str | None:
-        """The field that is given without a flag, if any."""
-        return POSITIONAL.get(self.name)
+    def positionals(self) -> tuple[str, ...]:
+        """The fields that are given without a flag, in their order."""
+        return POSITIONALS.get(self.name, ())
 
     @property
     def summary(self) -> str:
@@ -129,6 +129,13 @@ COMMANDS = {
             config.SearchSettings,
             "cmmixer.searching:search",
             "cmmixer search --index library silent.mp4 --for audio -k 5",
+        ),
+        Command(
+            "dub",
+            config.DubSettings,
+            "cmmixer.dubbing:dub",
+            "cmmixer dub silent.mp4 music.wav -o dubbed.mp4 --start 12.5\n"
+            "  cmmixer dub interview.mp4 music.wav -o dubbed.mov --duck --loudness_lufs -16",
         ),
     )
 }

@@ -18,6 +18,7 @@ from cmmixer.config.commands import (
     SearchSettings,
     SynthesizeSettings,
 )
+from cmmixer.config.dub import DubSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
 from cmmixer.config.probe import ProbeSettings
@@ -27,6 +28,7 @@ __all__ = [
     "AugmentSettings",
     "ClipOptions",
     "ClipSettings",
+    "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
     "FinetuneSettings",

@@ -305,6 +305,9 @@ class SearchSettings:
         k: how many hits
         rerank: sequence orders the best moments anew by what happens when; none leaves them as the clip vectors say
         rerank_top: how many of each moment of the query
+        edl: also write the hits as an edit decision list (CMX 3600) for an editing program to this file
+        csv: also write the hits as a table to this file
+        fps: frames per second of the timecodes in both; default: the query's, or the first hit's, or 25
         model: run that made the index, if it has moved since
         file_seconds: longest time spent on decoding the query
         device: auto, cpu or cuda
@@ -317,6 +320,9 @@ class SearchSettings:
     k: int = 10
     rerank: str = "none"
     rerank_top: int = 100
+    edl: str | None = None
+    csv: str | None = None
+    fps: float | None = None
     model: str | None = None
     file_seconds: float = 60.0
     device: str = "auto"
@@ -335,6 +341,8 @@ class SearchSettings:
             raise SettingsError(
                 "--rerank sequence: compares one sense with one; use it with --for and --by audio or video"
             )
+        if self.fps is not None:
+            within("fps", self.fps, 1.0, 240.0)
         within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
         one_of("device", self.device, DEVICES)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from cmmixer.data.manifest import Entry, readable
 from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_films
 from cmmixer.data.skips import Skip
-from cmmixer.embedding.encoder import Encoder
+from cmmixer.encoders import Encoder
 from cmmixer.errors import InternalError, MediaError
 from cmmixer.models.retriever import Embedding
 from cmmixer.progress import Progress

@@ -18,8 +18,8 @@ from cmmixer.atomic import TEMPORARY, explain_full_disk
 from cmmixer.config import EmbedSettings
 from cmmixer.data.manifest import read_layout, readable
 from cmmixer.data.skips import SkipReport
-from cmmixer.embedding.encoder import Encoder, load_encoder
 from cmmixer.embedding.films import EmbeddedFilm, Vector, embed_moments
+from cmmixer.encoders import Encoder, load_encoder
 from cmmixer.errors import InputError
 from cmmixer.progress import NoProgress, Progress
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +27,13 @@ from cmmixer.errors import MediaError
 from cmmixer.media.container import (
     Deadline,
     StreamReader,
+    TimedFrame,
     best_picture,
     best_sound,
     check_file,
     media_errors,
     open_container,
+    origin_seconds,
     packet_end_seconds,
 )
 from cmmixer.media.picture import PictureFitter
@@ -136,7 +138,7 @@ class Film:
                 picture, sound = best_picture(container), best_sound(container)
                 if picture is None and sound is None:
                     raise MediaError(name, "unreadable", "has neither a picture nor a sound that can be decoded")
-                origin = _origin_seconds(container)
+                origin = origin_seconds(container)
                 duration = _duration_seconds(container, checked, origin, deadline)
                 info = FilmInfo(name, duration, _picture_info(picture), _sound_info(sound))
                 readers = [
@@ -225,12 +227,20 @@ class Film:
                     samples_TN[place] = stretch[offset : offset + length]
         return SoundWindows(samples_TN, centres_T, sample_rate_hz)
 
-    def _stretch(self, start_seconds: float, end_seconds: float, sample_rate_hz: int) -> NDArray[np.int16]:
-        assert self._sound is not None
-        assert self.info.sound is not None
+    def sound_from(self, start_seconds: float) -> Iterator[TimedFrame]:
+        """Decoded sound as it is, the first frame early enough for the codec to have settled by `start_seconds`.
+
+        Raises:
+            MediaError: `no-sound`, `unreadable` or `time-limit`; also while it is read.
+        """
+        if self._sound is None or self.info.sound is None:
+            raise MediaError(self.info.path, "no-sound", "has no sound, only a picture")
         settle = max(_SETTLE_SECONDS, _SETTLE_SAMPLES / max(1, self.info.sound.sample_rate_hz))
-        frames = self._sound.frames_from(start_seconds - settle)
-        samples = lay_out(frames, start_seconds, end_seconds, sample_rate_hz)
+        with media_errors(self.info.path):
+            yield from self._sound.frames_from(start_seconds - settle)
+
+    def _stretch(self, start_seconds: float, end_seconds: float, sample_rate_hz: int) -> NDArray[np.int16]:
+        samples = lay_out(self.sound_from(start_seconds), start_seconds, end_seconds, sample_rate_hz)
         if samples is None:
             raise MediaError(self.info.path, "unreadable", "no part of its sound can be decoded")
         return samples
@@ -334,14 +344,6 @@ def _sound_info(stream: av.AudioStream | None) -> SoundInfo | None:
     if stream is None:
         return None
     return SoundInfo(stream.sample_rate or 0, stream.channels, stream.codec_context.name)
-
-
-def _origin_seconds(container: InputContainer) -> float:
-    """The container's start; it is at most that of its streams."""
-    if container.start_time is not None:
-        return container.start_time / av.time_base
-    starts = [float(s.start_time * s.time_base) for s in container.streams if s.start_time is not None and s.time_base]
-    return min(starts, default=0.0)
 
 
 def _duration_seconds(container: InputContainer, path: str, origin: float, deadline: Deadline) -> float:
