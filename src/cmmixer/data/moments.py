@@ -48,6 +48,7 @@ class Cut:
         stride_seconds: a moment starts every so many seconds.
         picture, sound: whether this sense is wanted.
         file_seconds: longest time spent on one piece of a file (all of a film of a few minutes is one piece).
+        memory_mb: most memory of a decoder process; 0 sets no limit.
     """
 
     clip: ClipSettings
@@ -55,6 +56,7 @@ class Cut:
     picture: bool = True
     sound: bool = True
     file_seconds: float = 60.0
+    memory_mb: int = 0
 
     @property
     def piece_moments(self) -> int:
@@ -122,7 +124,8 @@ def decode_films(
     decode = partial(decode_piece, cut=cut)
     limit = cut.file_seconds + _GRACE_SECONDS
     while True:
-        for piece, result in map_isolated(decode, upcoming(), workers=workers, seconds_each=limit):
+        results = map_isolated(decode, upcoming(), workers=workers, seconds_each=limit, memory_mb=cut.memory_mb)
+        for piece, result in results:
             if piece.first == 0 and isinstance(result, DecodedPiece):
                 starts = range(cut.piece_moments, result.moments_of_film, cut.piece_moments)
                 more.extend(Piece(piece.number, piece.entry, start) for start in starts)

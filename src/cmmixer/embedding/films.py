@@ -107,6 +107,7 @@ def embed_moments(
     file_seconds: float = 60.0,
     picture: bool = True,
     sound: bool = True,
+    memory_mb: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[EmbeddedFilm]:
     """Embeds every moment of every entry; each entry is answered for exactly once, as soon as it is complete.
@@ -119,10 +120,11 @@ def embed_moments(
         workers: decoder processes; 0 takes every core.
         file_seconds: longest time spent on one file, or on one piece of a long film.
         picture, sound: whether this sense is wanted.
+        memory_mb: most memory of a decoder process; 0 sets no limit.
         progress: told about every film.
     """
     stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
-    cut = Cut(encoder.clip, stride, picture, sound, file_seconds)
+    cut = Cut(encoder.clip, stride, picture, sound, file_seconds, memory_mb)
     video = _Batches(encoder.embed_video, batch_size)
     audio = _Batches(encoder.embed_audio, batch_size)
     open_films: dict[int, _OpenFilm] = {}
@@ -239,6 +241,7 @@ def embed_file(
     file_seconds: float = 60.0,
     picture: bool = True,
     sound: bool = True,
+    memory_mb: int = 0,
 ) -> list[Moment]:
     """The moments of one file, such as a query; decoded in a process of its own.
 
@@ -253,6 +256,7 @@ def embed_file(
         file_seconds=file_seconds,
         picture=picture,
         sound=sound,
+        memory_mb=memory_mb,
     )
     if not film.moments:
         raise film.faults[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -36,6 +37,7 @@ def map_isolated(
     *,
     workers: int = 0,
     seconds_each: float = 60.0,
+    memory_mb: int = 0,
 ) -> Iterator[tuple[Item, Result | MediaError]]:
     """`function(item)` for each item in other processes, results in the order of the items.
 
@@ -44,6 +46,7 @@ def map_isolated(
         items: paths, or values with a `path`; taken as they are needed, so the iterable may be endless.
         workers: processes; 0 takes every core.
         seconds_each: an item that takes longer is given up and its process ended.
+        memory_mb: most memory (address space) of a process; 0 sets no limit.
 
     Yields:
         (item, result), or (item, MediaError): the one raised, or `time-limit`, or `crashed`.
@@ -54,7 +57,7 @@ def map_isolated(
     processes = worker_count(workers)
     waiting: deque[tuple[Item, Future[Any]]] = deque()
     remaining = iter(items)
-    pool = ProcessPool(max_workers=processes, context=_context(function))
+    pool = _pool(processes, function, memory_mb)
     try:
         for item in remaining:
             waiting.append((item, pool.schedule(function, args=(item,), timeout=seconds_each)))
@@ -67,6 +70,40 @@ def map_isolated(
         # A consumer that stops early leaves tasks behind; they are ended, not waited for.
         pool.stop()
         pool.join()
+
+
+class IsolatedPool:
+    """The same for one item now and then, as a service needs it: the processes stay, and one that dies is replaced."""
+
+    def __init__(self, function: Callable[..., object], *, workers: int = 1, memory_mb: int = 0) -> None:
+        """`function` names the module that the processes import beforehand; `run` takes any of it."""
+        self._pool = _pool(worker_count(workers), function, memory_mb)
+
+    def run(self, function: Callable[[Item], Result], item: Item, *, seconds: float) -> Result:
+        """`function(item)` in one of the processes; waits for it.
+
+        Raises:
+            MediaError: the one raised, or `time-limit`, or `crashed`.
+        """
+        result: Result | MediaError = _answer(item, self._pool.schedule(function, args=(item,), timeout=seconds), seconds)[1]
+        if isinstance(result, MediaError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Ends the processes; what still runs is given up."""
+        self._pool.stop()
+        self._pool.join()
+
+
+def _pool(workers: int, function: Callable[..., object], memory_mb: int) -> ProcessPool:
+    limit = {"initializer": _limit_memory, "initargs": (memory_mb,)} if memory_mb else {}
+    return ProcessPool(max_workers=workers, context=_context(function), **limit)
+
+
+def _limit_memory(memory_mb: int) -> None:
+    """Runs in a new process: what asks for more gets a MemoryError, or dies, and the service's memory is left alone."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
 
 
 def _context(function: Callable[..., object]) -> multiprocessing.context.BaseContext:
