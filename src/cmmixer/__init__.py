@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ProbeSettings,
         QuickstartSettings,
         SearchSettings,
+        ServeSettings,
         SynthesizeSettings,
     )
     from cmmixer.data.prepare import prepare
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from cmmixer.mixer import mix
     from cmmixer.probing import probe
     from cmmixer.searching import search
+    from cmmixer.serving.run import serve
     from cmmixer.train.finetune import finetune
     from cmmixer.train.pretrain import pretrain
     from cmmixer.walkthrough import quickstart
@@ -54,6 +56,7 @@ _HOMES = {
     "ProbeSettings": "cmmixer.config",
     "QuickstartSettings": "cmmixer.config",
     "SearchSettings": "cmmixer.config",
+    "ServeSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
@@ -68,6 +71,7 @@ _HOMES = {
     "probe": "cmmixer.probing",
     "quickstart": "cmmixer.walkthrough",
     "search": "cmmixer.searching",
+    "serve": "cmmixer.serving.run",
     "synthesize": "cmmixer.media.synthetic.films",
 }
 
@@ -82,6 +86,7 @@ __all__ = [
     "ProbeSettings",
     "QuickstartSettings",
     "SearchSettings",
+    "ServeSettings",
     "SynthesizeSettings",
     "__version__",
     "embed",
@@ -97,6 +102,7 @@ __all__ = [
     "probe",
     "quickstart",
     "search",
+    "serve",
     "synthesize",
 ]
 

@@ -137,7 +137,9 @@ def search(
     with _query_file(settings.query, stdin) as path:
         target, by, asking = _cut_query(path, settings, library, encoder)
     progress.start(None, "searching")
-    best = best_moments(library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0)
+    best = best_moments(
+        library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0
+    )
     hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
     return SearchResult(settings.query, target, by, hits, library.count())
 

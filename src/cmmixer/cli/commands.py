@@ -130,5 +130,12 @@ COMMANDS = {
             "cmmixer.searching:search",
             "cmmixer search --index library silent.mp4 --for audio -k 5",
         ),
+        Command(
+            "serve",
+            config.ServeSettings,
+            "cmmixer.serving.run:serve",
+            "cmmixer serve --index library\n  cmmixer serve --index library --host 0.0.0.0 --token_file token.txt --roots /media/films",
+            extra="serve",
+        ),
     )
 }

@@ -21,6 +21,7 @@ from cmmixer.config.commands import (
 )
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
+from cmmixer.config.serve import ServeSettings
 
 __all__ = [
     "PRESETS",
@@ -40,6 +41,7 @@ __all__ = [
     "ProbeSettings",
     "QuickstartSettings",
     "SearchSettings",
+    "ServeSettings",
     "SynthesizeSettings",
     "preset",
 ]

@@ -85,7 +85,9 @@ class IsolatedPool:
         Raises:
             MediaError: the one raised, or `time-limit`, or `crashed`.
         """
-        result: Result | MediaError = _answer(item, self._pool.schedule(function, args=(item,), timeout=seconds), seconds)[1]
+        result: Result | MediaError = _answer(
+            item, self._pool.schedule(function, args=(item,), timeout=seconds), seconds
+        )[1]
         if isinstance(result, MediaError):
             raise result
         return result
