@@ -166,9 +166,9 @@ class MomentIndex:
                     stretches[row["batch"]] = (min(start, first), max(end, last))
         return stretches
 
-    def moments(self, batch: str, *, vectors: bool = True) -> list[dict[str, Any]]:
+    def moments(self, batch: str) -> list[dict[str, Any]]:
         """The moments of one key in order of time, with the vectors of both senses and of the film (None where missing)."""
-        columns = ["id", "start_seconds", "end_seconds"] + (["video", "audio", "film"] if vectors else [])
+        columns = ["id", "start_seconds", "end_seconds", "video", "audio", "film"]
         with told_clearly(self.folder):
             rows: list[dict[str, Any]] = self._moments.search().where(_is_in([batch])).select(columns).to_list()
         return sorted(rows, key=lambda row: (row["start_seconds"], row["id"]))

@@ -106,7 +106,13 @@ class Entry:
         """With its moments and columns."""
         spans = [Moment(start_seconds=row["start_seconds"], end_seconds=row["end_seconds"]) for row in moments]
         columns = {name: value for name, value in columns_of(self.row).items() if value is not None}
-        return ItemDetail(**self._values(), spans=spans, columns=columns)
+        return ItemDetail(
+            **self._values(),
+            has_picture=any(row["video"] is not None for row in moments),
+            has_sound=any(row["audio"] is not None for row in moments),
+            spans=spans,
+            columns=columns,
+        )
 
     def _values(self) -> dict[str, Any]:
         return {
@@ -126,7 +132,19 @@ class Entry:
 
 # Columns that say where things lie on this machine, or are of no use to people.
 _INNER = frozenset(
-    ("name", "path", "audio_path", "root", "sizes", "mtimes_ns", "sha256", "batch", "limit_seconds", "status")
+    (
+        "name",
+        "path",
+        "audio_path",
+        "root",
+        "sizes",
+        "mtimes_ns",
+        "sha256",
+        "batch",
+        "message",
+        "limit_seconds",
+        "status",
+    )
 )
 
 

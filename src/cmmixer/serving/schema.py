@@ -139,6 +139,8 @@ class Item(_Value):
 class ItemDetail(Item):
     """A file of the library with its moments and every column that the index has of it."""
 
+    has_picture: bool
+    has_sound: bool = Field(description="whether it has sound that is not silent")
     spans: list[Moment]
     columns: dict[str, Any]
 
