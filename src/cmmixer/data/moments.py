@@ -24,7 +24,7 @@ from cmmixer.config.clip import ClipSettings
 from cmmixer.data.manifest import Entry
 from cmmixer.errors import MediaError
 from cmmixer.media.decode import Film, loudness_dbfs
-from cmmixer.media.isolate import map_isolated
+from cmmixer.media.isolate import IsolatedPool, map_isolated
 from cmmixer.media.timeline import clip_spans, frame_instants
 from cmmixer.types import Span
 
@@ -48,7 +48,6 @@ class Cut:
         stride_seconds: a moment starts every so many seconds.
         picture, sound: whether this sense is wanted.
         file_seconds: longest time spent on one piece of a file (all of a film of a few minutes is one piece).
-        memory_mb: most memory of a decoder process; 0 sets no limit.
     """
 
     clip: ClipSettings
@@ -56,7 +55,6 @@ class Cut:
     picture: bool = True
     sound: bool = True
     file_seconds: float = 60.0
-    memory_mb: int = 0
 
     @property
     def piece_moments(self) -> int:
@@ -104,7 +102,7 @@ class DecodedPiece:
 
 
 def decode_films(
-    entries: Iterable[Entry], cut: Cut, *, workers: int = 0
+    entries: Iterable[Entry], cut: Cut, *, workers: int = 0, pool: IsolatedPool | None = None
 ) -> Iterator[tuple[Piece, DecodedPiece | MediaError]]:
     """Decodes entries piece by piece in isolated processes, which run ahead of the consumer by a bounded number of pieces.
 
@@ -124,7 +122,7 @@ def decode_films(
     decode = partial(decode_piece, cut=cut)
     limit = cut.file_seconds + _GRACE_SECONDS
     while True:
-        results = map_isolated(decode, upcoming(), workers=workers, seconds_each=limit, memory_mb=cut.memory_mb)
+        results = map_isolated(decode, upcoming(), workers=workers, seconds_each=limit, pool=pool)
         for piece, result in results:
             if piece.first == 0 and isinstance(result, DecodedPiece):
                 starts = range(cut.piece_moments, result.moments_of_film, cut.piece_moments)

@@ -23,6 +23,7 @@ from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_films
 from cmmixer.data.skips import Skip
 from cmmixer.embedding.encoder import Encoder
 from cmmixer.errors import InternalError, MediaError
+from cmmixer.media.isolate import IsolatedPool
 from cmmixer.models.retriever import Embedding
 from cmmixer.progress import Progress
 from cmmixer.types import Span
@@ -107,7 +108,7 @@ def embed_moments(
     file_seconds: float = 60.0,
     picture: bool = True,
     sound: bool = True,
-    memory_mb: int = 0,
+    pool: IsolatedPool | None = None,
     progress: Progress | None = None,
 ) -> Iterator[EmbeddedFilm]:
     """Embeds every moment of every entry; each entry is answered for exactly once, as soon as it is complete.
@@ -120,11 +121,11 @@ def embed_moments(
         workers: decoder processes; 0 takes every core.
         file_seconds: longest time spent on one file, or on one piece of a long film.
         picture, sound: whether this sense is wanted.
-        memory_mb: most memory of a decoder process; 0 sets no limit.
+        pool: decoder processes that are there already, instead of new ones.
         progress: told about every film.
     """
     stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
-    cut = Cut(encoder.clip, stride, picture, sound, file_seconds, memory_mb)
+    cut = Cut(encoder.clip, stride, picture, sound, file_seconds)
     video = _Batches(encoder.embed_video, batch_size)
     audio = _Batches(encoder.embed_audio, batch_size)
     open_films: dict[int, _OpenFilm] = {}
@@ -135,7 +136,7 @@ def embed_moments(
                 progress.advance()
             yield open_films.pop(number).close()
 
-    for piece, result in decode_films(entries, cut, workers=workers):
+    for piece, result in decode_films(entries, cut, workers=workers, pool=pool):
         film = open_films.setdefault(piece.number, _OpenFilm(piece))
         film.take(piece, result, cut, video, audio)
         yield from complete()
@@ -241,7 +242,7 @@ def embed_file(
     file_seconds: float = 60.0,
     picture: bool = True,
     sound: bool = True,
-    memory_mb: int = 0,
+    pool: IsolatedPool | None = None,
 ) -> list[Moment]:
     """The moments of one file, such as a query; decoded in a process of its own.
 
@@ -256,7 +257,7 @@ def embed_file(
         file_seconds=file_seconds,
         picture=picture,
         sound=sound,
-        memory_mb=memory_mb,
+        pool=pool,
     )
     if not film.moments:
         raise film.faults[0]

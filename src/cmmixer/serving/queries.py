@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+import torch
+
 from cmmixer.config.serve import ServeSettings
+from cmmixer.data.moments import decode_piece
 from cmmixer.embedding import Encoder, Moment, embed_file
 from cmmixer.errors import MediaError
 from cmmixer.media.decode import FilmInfo
@@ -24,6 +27,7 @@ from cmmixer.serving import schema
 from cmmixer.serving.problems import ProblemError
 
 _LONGEST_NAME = 200
+_WARM_SECONDS = 60.0
 
 
 @dataclass
@@ -60,11 +64,12 @@ class Query:
 class Queries:
     """The uploads of a service, in a folder of their own that goes when it ends."""
 
-    def __init__(self, settings: ServeSettings, encoder: Encoder, stride_seconds: float, pool: IsolatedPool) -> None:
+    def __init__(self, settings: ServeSettings, encoder: Encoder, stride_seconds: float) -> None:
         self._settings = settings
         self._encoder = encoder
         self._stride_seconds = stride_seconds
-        self._pool = pool
+        # Processes of their own: previews must not keep a search waiting.
+        self._pool = IsolatedPool(decode_piece, workers=settings.searches, memory_mb=settings.memory_mb)
         self._folder = Path(tempfile.mkdtemp(prefix="cmmixer-queries-"))
         self._kept: OrderedDict[str, Query] = OrderedDict()
         self._lock = threading.Lock()
@@ -72,8 +77,18 @@ class Queries:
         self._waiting = 0
 
     def close(self) -> None:
-        """Removes all uploads."""
+        """Removes all uploads, and ends what works on them."""
+        self._pool.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def warm(self) -> None:
+        """Starts the processes and the model, so that the first upload need not wait for them."""
+        missing = LookTask(str(self._folder / "none"), 1.0)
+        for future in [self._pool.schedule(look, missing, _WARM_SECONDS) for _ in range(self._pool.workers)]:
+            future.exception()
+        clip = self._encoder.clip
+        self._encoder.embed_video(torch.zeros(1, clip.frames, 3, clip.height, clip.width, dtype=torch.uint8))
+        self._encoder.embed_audio(torch.zeros(1, clip.frames, clip.window_samples, dtype=torch.int16))
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -123,7 +138,7 @@ class Queries:
                     self._encoder,
                     stride_seconds=self._stride_seconds,
                     file_seconds=self._settings.file_seconds,
-                    memory_mb=self._settings.memory_mb,
+                    pool=self._pool,
                 )
         except BaseException:
             path.unlink(missing_ok=True)

@@ -48,9 +48,10 @@ class Service:
         self.pool = IsolatedPool(look, workers=settings.workers, memory_mb=settings.memory_mb)
         cache = Path(settings.cache) if settings.cache is not None else Path(settings.index) / "previews"
         self.previews = Previews(cache, settings.cache_mb, self.pool, settings.file_seconds)
-        self.queries = Queries(settings, self.encoder, card.stride_seconds, self.pool)
+        self.queries = Queries(settings, self.encoder, card.stride_seconds)
         self.embedders = ThreadPoolExecutor(settings.searches + settings.waiting, "cmmixer-embedding")
         self.jobs = Jobs(self._index_settings, self.encoder, self.library.look_again)
+        self.embedders.submit(self.queries.warm)
         self.metrics = Metrics()
         self.metrics.watch("cmmixer_moments", "Moments in the index.", lambda: float(self.health().moments))
         self.metrics.watch("cmmixer_queries_kept", "Uploaded files that are kept.", lambda: float(len(self.queries)))
