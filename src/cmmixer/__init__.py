@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ProbeSettings,
         QuickstartSettings,
         SearchSettings,
+        ServeSettings,
         SynthesizeSettings,
     )
     from cmmixer.cutlist import write_csv, write_edl
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from cmmixer.mixer import mix
     from cmmixer.probing import probe
     from cmmixer.searching import search
+    from cmmixer.serving.run import serve
     from cmmixer.train.finetune import finetune
     from cmmixer.train.pretrain import pretrain
     from cmmixer.walkthrough import quickstart
@@ -58,6 +60,7 @@ _HOMES = {
     "ProbeSettings": "cmmixer.config",
     "QuickstartSettings": "cmmixer.config",
     "SearchSettings": "cmmixer.config",
+    "ServeSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
     "dub": "cmmixer.dubbing",
     "embed": "cmmixer.embedding",
@@ -74,6 +77,7 @@ _HOMES = {
     "probe": "cmmixer.probing",
     "quickstart": "cmmixer.walkthrough",
     "search": "cmmixer.searching",
+    "serve": "cmmixer.serving.run",
     "synthesize": "cmmixer.media.synthetic.films",
     "write_csv": "cmmixer.cutlist",
     "write_edl": "cmmixer.cutlist",
@@ -91,6 +95,7 @@ __all__ = [
     "ProbeSettings",
     "QuickstartSettings",
     "SearchSettings",
+    "ServeSettings",
     "SynthesizeSettings",
     "__version__",
     "dub",
@@ -108,6 +113,7 @@ __all__ = [
     "probe",
     "quickstart",
     "search",
+    "serve",
     "synthesize",
     "write_csv",
     "write_edl",

@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from rich.text import Text
 
 from cmmixer.config import SearchSettings
 from cmmixer.cutlist import FrameRate, source_timing, write_csv, write_edl
-from cmmixer.embedding import Encoder, embed_file, load_encoder
+from cmmixer.embedding import Encoder, Moment, embed_file, load_encoder
 from cmmixer.errors import CheckpointError, MediaError, SearchIndexError
 from cmmixer.evaluation.sequence import sequence_scores
 from cmmixer.indexing import MomentIndex
@@ -38,8 +38,9 @@ from cmmixer.types import Span
 
 STANDARD_INPUT = "-"
 _FIRST_CANDIDATES = 64
+_FEW_BATCHES = 1000
 # What of the query finds a target, if nothing else is said.
-_FOUND_BY = {"audio": "video", "video": "audio", "film": "film"}
+FOUND_BY = {"audio": "video", "video": "audio", "film": "film"}
 _FOUND = {"audio": "sounds for", "video": "pictures for", "film": "films for"}
 # Where neither the query nor what it found has pictures.
 _USUAL_FRAMES_PER_SECOND = 25.0
@@ -106,12 +107,12 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """A moment of the query, and the vectors that ask with it: its own and, of one sense, its frames'."""
+class Asking:
+    """A moment of the query, and the vectors that ask with it: its own [E] and, of one sense, its frames' [T, E]."""
 
     span: Span
     vector_E: NDArray[np.float32]
-    frames_TE: NDArray[np.float32] | None
+    frames_TE: NDArray[np.float32] | None = None
 
 
 def search(
@@ -142,7 +143,9 @@ def search(
         target, by, asking = _cut_query(path, settings, library, encoder)
         own_rate = settings.fps or (source_timing(path).frames_per_second if settings.edl or settings.csv else None)
     progress.start(None, "searching")
-    best = _best(library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0)
+    best = best_moments(
+        library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0
+    )
     hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
     result = SearchResult(settings.query, target, by, hits, library.count())
     _take_along(result, settings, own_rate)
@@ -198,14 +201,14 @@ def _query_file(query: str, stdin: BinaryIO | None) -> Iterator[str]:
 
 def _cut_query(
     path: str, settings: SearchSettings, library: MomentIndex, encoder: Encoder
-) -> tuple[str, str, list[_Asking]]:
+) -> tuple[str, str, list[Asking]]:
     """What is searched for, what of the query it is found by, and the query's moments that ask for it.
 
     Raises:
         MediaError: the query cannot be used, or lacks the sense that finds the target.
     """
     wanted = settings.target
-    by = settings.by or (None if wanted is None else _FOUND_BY[wanted])
+    by = settings.by or (None if wanted is None else FOUND_BY[wanted])
     try:
         moments = embed_file(
             path,
@@ -221,29 +224,58 @@ def _cut_query(
         needs = {"video": "pictures", "audio": "sound"}[by]
         told = f"--for {wanted}" if settings.by is None else f"--by {by}"
         raise MediaError(fault.path, fault.reason, f"{fault.message}, and {told} searches with {needs}") from fault
-    if wanted is None or by is None:
-        wanted = "audio" if any(moment.video is not None for moment in moments) else "video"
-        by = _FOUND_BY[wanted]
+    wanted, by = senses(moments, settings.target, settings.by)
+    return wanted, by, asking_with(moments, by)
+
+
+def senses(moments: Sequence[Moment], target: str | None, by: str | None) -> tuple[str, str]:
+    """What is searched for and by which sense of these moments, where it was not said: the sense that they lack, or audio."""
+    if target is None:
+        target = "audio" if any(moment.video is not None for moment in moments) else "video"
+    return target, by or FOUND_BY[target]
+
+
+def asking_with(moments: Sequence[Moment], by: str) -> list[Asking]:
+    """The moments that have this sense, ready to ask; none may be left."""
     vectors = [(moment.span, getattr(moment, by), getattr(moment, f"{by}_frames", None)) for moment in moments]
-    return wanted, by, [_Asking(*vector) for vector in vectors if vector[1] is not None]
+    return [Asking(*vector) for vector in vectors if vector[1] is not None]
 
 
 # ------------------------------------------------------------------------------------------------------------- the hits
 
 
-def _best(library: MomentIndex, asking: list[_Asking], target: str, k: int, top: int) -> list[dict[str, Any]]:
+def best_moments(
+    library: MomentIndex,
+    asking: list[Asking],
+    target: str,
+    k: int,
+    top: int = 0,
+    *,
+    batches: Collection[str] | None = None,
+) -> list[dict[str, Any]]:
     """The k best moments, exactly: more candidates are fetched until none that was left out could be among them.
 
-    With `top`, so many candidates of each query moment are ordered by their frames and stand before all others.
+    Args:
+        library: where to search.
+        asking: moments of the query.
+        target: `audio`, `video` or `film`.
+        k: how many.
+        top: so many candidates of each query moment are ordered by their frames and stand before all others.
+        batches: only moments with these keys (`FileRow.batch`); None: all.
+
+    Returns:
+        Rows of `MomentIndex.nearest`, best first, neighbours of one file merged.
     """
     vectors_QE = np.stack([moment.vector_E for moment in asking])
     everything = library.count()
     limit = max(_FIRST_CANDIDATES, 8 * k, top)
+    # A few keys are looked for by the database; a list of many would be slower than leaving out the rest afterwards.
+    few = batches if batches is not None and len(batches) <= _FEW_BATCHES else None
     while True:
-        rows = library.nearest(vectors_QE, target, limit, frames=top > 0)
+        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=few)
         named = library.named(row["batch"] for row in rows)
         left_out = _best_left_out(rows, limit)
-        rows = [row for row in rows if row["batch"] in named]
+        rows = [row for row in rows if row["batch"] in named and (batches is None or row["batch"] in batches)]
         if top:
             _by_sequence(rows, asking, top)
         best = collapse(rows)[:k]
@@ -252,7 +284,7 @@ def _best(library: MomentIndex, asking: list[_Asking], target: str, k: int, top:
         limit *= 4
 
 
-def _by_sequence(rows: list[dict[str, Any]], asking: list[_Asking], top: int) -> None:
+def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> None:
     """Gives each query moment's best `top` rows their sequence scores; `timed` says which have one."""
     for number, moment in enumerate(asking):
         own = sorted((row for row in rows if row["query"] == number), key=lambda row: (-row["score"], row["id"]))
@@ -291,7 +323,7 @@ def collapse(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _hit(rank: int, row: dict[str, Any], target: str, asking: list[_Asking]) -> Hit:
+def _hit(rank: int, row: dict[str, Any], target: str, asking: list[Asking]) -> Hit:
     path = row["audio_path"] if target == "audio" and row["audio_path"] is not None else row["path"]
     span = asking[row["query"]].span
     return Hit(
@@ -304,16 +336,16 @@ def _hit(rank: int, row: dict[str, Any], target: str, asking: list[_Asking]) -> 
         query_end_seconds=span.end_seconds,
         source=row["source"],
         label=row["label"],
-        missing=not _is_on_disk(path),
+        missing=on_disk(path) is None,
     )
 
 
-def _is_on_disk(path: str) -> bool:
-    """Paths of the index are text; bytes that are not stand in it in hexadecimal."""
+def on_disk(path: str) -> str | bytes | None:
+    """Where a path of an index lies, or None if nothing does: bytes that are not text stand in an index in hexadecimal."""
     if os.path.exists(path):
-        return True
+        return path
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
-    return os.path.exists(raw)
+    return raw if os.path.exists(raw) else None
 
 
 # ------------------------------------------------------------------------------------------------------ on the terminal
@@ -322,7 +354,7 @@ def _is_on_disk(path: str) -> bool:
 def render(result: SearchResult) -> Table:
     """The hits as a table, best first; times as minutes:seconds."""
     what = _FOUND[result.target]
-    if result.by != _FOUND_BY[result.target]:
+    if result.by != FOUND_BY[result.target]:
         what += {"audio": " the sound of", "video": " the pictures of", "film": " picture and sound of"}[result.by]
     query = "standard input" if result.query == STANDARD_INPUT else result.query
     table = Table(title=Text(f"{what} {query}"), title_justify="left", title_style="bold", box=None, pad_edge=False)

@@ -137,5 +137,12 @@ COMMANDS = {
             "cmmixer dub silent.mp4 music.wav -o dubbed.mp4 --start 12.5\n"
             "  cmmixer dub interview.mp4 music.wav -o dubbed.mov --duck --loudness_lufs -16",
         ),
+        Command(
+            "serve",
+            config.ServeSettings,
+            "cmmixer.serving.run:serve",
+            "cmmixer serve --index library\n  cmmixer serve --index library --host 0.0.0.0 --token_file token.txt --roots /media/films",
+            extra="serve",
+        ),
     )
 }

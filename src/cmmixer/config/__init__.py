@@ -22,6 +22,7 @@ from cmmixer.config.dub import DubSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
 from cmmixer.config.probe import ProbeSettings
+from cmmixer.config.serve import ServeSettings
 
 __all__ = [
     "PRESETS",
@@ -42,6 +43,7 @@ __all__ = [
     "ProbeSettings",
     "QuickstartSettings",
     "SearchSettings",
+    "ServeSettings",
     "SynthesizeSettings",
     "preset",
 ]

@@ -24,7 +24,7 @@ from cmmixer.config.clip import ClipSettings
 from cmmixer.data.manifest import Entry
 from cmmixer.errors import MediaError
 from cmmixer.media.decode import Film, loudness_dbfs
-from cmmixer.media.isolate import map_isolated
+from cmmixer.media.isolate import IsolatedPool, map_isolated
 from cmmixer.media.timeline import clip_spans, even_spans, frame_instants
 from cmmixer.types import Span
 
@@ -104,7 +104,7 @@ class DecodedPiece:
 
 
 def decode_films(
-    entries: Iterable[Entry], cut: Cut, *, workers: int = 0
+    entries: Iterable[Entry], cut: Cut, *, workers: int = 0, pool: IsolatedPool | None = None
 ) -> Iterator[tuple[Piece, DecodedPiece | MediaError]]:
     """Decodes entries piece by piece in isolated processes, which run ahead of the consumer by a bounded number of pieces.
 
@@ -124,7 +124,8 @@ def decode_films(
     decode = partial(decode_piece, cut=cut)
     limit = cut.file_seconds + _GRACE_SECONDS
     while True:
-        for piece, result in map_isolated(decode, upcoming(), workers=workers, seconds_each=limit):
+        results = map_isolated(decode, upcoming(), workers=workers, seconds_each=limit, pool=pool)
+        for piece, result in results:
             if piece.first == 0 and isinstance(result, DecodedPiece):
                 starts = range(cut.piece_moments, result.moments_of_film, cut.piece_moments)
                 more.extend(Piece(piece.number, piece.entry, start) for start in starts)

@@ -23,6 +23,7 @@ from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_films
 from cmmixer.data.skips import Skip
 from cmmixer.encoders import Encoder
 from cmmixer.errors import InternalError, MediaError
+from cmmixer.media.isolate import IsolatedPool
 from cmmixer.models.retriever import Embedding
 from cmmixer.progress import Progress
 from cmmixer.types import Span
@@ -108,6 +109,7 @@ def embed_moments(
     picture: bool = True,
     sound: bool = True,
     even: int | None = None,
+    pool: IsolatedPool | None = None,
     progress: Progress | None = None,
 ) -> Iterator[EmbeddedFilm]:
     """Embeds every moment of every entry; each entry is answered for exactly once, as soon as it is complete.
@@ -121,6 +123,7 @@ def embed_moments(
         file_seconds: longest time spent on one file, or on one piece of a long film.
         picture, sound: whether this sense is wanted.
         even: so many moments evenly over each film, instead of one every `stride_seconds`.
+        pool: decoder processes that are there already, instead of new ones.
         progress: told about every film.
     """
     stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
@@ -135,7 +138,7 @@ def embed_moments(
                 progress.advance()
             yield open_films.pop(number).close()
 
-    for piece, result in decode_films(entries, cut, workers=workers):
+    for piece, result in decode_films(entries, cut, workers=workers, pool=pool):
         film = open_films.setdefault(piece.number, _OpenFilm(piece))
         film.take(piece, result, cut, video, audio)
         yield from complete()
@@ -241,6 +244,7 @@ def embed_file(
     file_seconds: float = 60.0,
     picture: bool = True,
     sound: bool = True,
+    pool: IsolatedPool | None = None,
 ) -> list[Moment]:
     """The moments of one file, such as a query; decoded in a process of its own.
 
@@ -255,6 +259,7 @@ def embed_file(
         file_seconds=file_seconds,
         picture=picture,
         sound=sound,
+        pool=pool,
     )
     if not film.moments:
         raise film.faults[0]

@@ -16,7 +16,7 @@ Letters: Q query vectors, E values of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
@@ -115,7 +115,13 @@ class MomentIndex:
             return int(self._moments.count_rows())
 
     def nearest(
-        self, vectors_QE: NDArray[np.float32], sense: str, limit: int, *, frames: bool = False
+        self,
+        vectors_QE: NDArray[np.float32],
+        sense: str,
+        limit: int,
+        *,
+        frames: bool = False,
+        batches: Collection[str] | None = None,
     ) -> list[dict[str, Any]]:
         """The moments nearest to each query vector, found exactly (by looking at all).
 
@@ -124,6 +130,7 @@ class MomentIndex:
             sense: `audio` or `video`, the moments' sense to compare with.
             limit: how many for each query vector.
             frames: whether the vectors of the moments' frames are wanted too.
+            batches: only moments with these keys; None: all.
 
         Returns:
             Rows with `query` (its place), the moment's columns but its vectors, `score`, the cosine similarity, and where
@@ -135,6 +142,8 @@ class MomentIndex:
         with told_clearly(self.folder):
             for query, vector_E in enumerate(vectors_QE):
                 search = self._moments.search(vector_E, vector_column_name=sense).distance_type("dot")
+                if batches is not None:
+                    search = search.where(_is_in(sorted(batches)), prefilter=True)
                 found = search.select([*columns, in_order] if frames else columns).limit(limit).to_arrow()
                 for row in found.drop_columns([in_order] if frames else []).to_pylist():
                     rows.append({**row, "query": query, "score": 1.0 - row.pop("_distance")})
@@ -144,6 +153,25 @@ class MomentIndex:
                     for row, frames_TE in zip(rows[-len(found) :], shaped_NTE, strict=True):
                         row["frames"] = frames_TE
         return rows
+
+    def stretches(self) -> dict[str, tuple[float, float]]:
+        """For each key of moments the second at which its first moment begins and its last one ends."""
+        stretches: dict[str, tuple[float, float]] = {}
+        with told_clearly(self.folder):
+            for part in self._moments.search().select(["batch", "start_seconds", "end_seconds"]).to_batches():
+                ends = pa.table(part).group_by("batch").aggregate([("start_seconds", "min"), ("end_seconds", "max")])
+                for row in ends.to_pylist():
+                    first, last = row["start_seconds_min"], row["end_seconds_max"]
+                    start, end = stretches.get(row["batch"], (first, last))
+                    stretches[row["batch"]] = (min(start, first), max(end, last))
+        return stretches
+
+    def moments(self, batch: str) -> list[dict[str, Any]]:
+        """The moments of one key in order of time, with the vectors of both senses and of the film (None where missing)."""
+        columns = ["id", "start_seconds", "end_seconds", "video", "audio", "film"]
+        with told_clearly(self.folder):
+            rows: list[dict[str, Any]] = self._moments.search().where(_is_in([batch])).select(columns).to_list()
+        return sorted(rows, key=lambda row: (row["start_seconds"], row["id"]))
 
     def named(self, batches: Iterable[str]) -> set[str]:
         """Those of these keys that a file's row names; moments of others do not count."""

@@ -102,12 +102,14 @@ class FilmInfo:
         path: as it was given.
         duration_seconds: from the container's start to the end of its longest stream; of a truncated file with an index,
             what is left of it.
+        container: FFmpeg's name of the file's format.
     """
 
     path: str
     duration_seconds: float
     picture: PictureInfo | None
     sound: SoundInfo | None
+    container: str = ""
 
 
 class Film:
@@ -140,7 +142,7 @@ class Film:
                     raise MediaError(name, "unreadable", "has neither a picture nor a sound that can be decoded")
                 origin = origin_seconds(container)
                 duration = _duration_seconds(container, checked, origin, deadline)
-                info = FilmInfo(name, duration, _picture_info(picture), _sound_info(sound))
+                info = FilmInfo(name, duration, _picture_info(picture), _sound_info(sound), container.format.name)
                 readers = [
                     None if stream is None else StreamReader(checked, stream.index, origin, deadline)
                     for stream in (picture, sound)
