@@ -32,7 +32,8 @@ from cmmixer.probing.classify import regression
 from cmmixer.probing.labelled import Labelled
 from cmmixer.progress import Progress
 from cmmixer.train.classify import ClassifyTask
-from cmmixer.train.loop import fit, make_fabric
+from cmmixer.train.loop import fit
+from cmmixer.train.processes import make_fabric
 from cmmixer.train.result import describe_data
 from cmmixer.types import Clip
 from cmmixer.version import __version__
