@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from cmmixer.version import __version__
 
 if TYPE_CHECKING:
+    from cmmixer.benching import bench
     from cmmixer.checkpoint import load_retriever
     from cmmixer.config import (
+        BenchSettings,
         EmbedSettings,
         EvaluateSettings,
         FinetuneSettings,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from cmmixer.walkthrough import quickstart
 
 _HOMES = {
+    "BenchSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
     "FinetuneSettings": "cmmixer.config",
@@ -55,6 +58,7 @@ _HOMES = {
     "QuickstartSettings": "cmmixer.config",
     "SearchSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
+    "bench": "cmmixer.benching",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
     "finetune": "cmmixer.train.finetune",
@@ -72,6 +76,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BenchSettings",
     "EmbedSettings",
     "EvaluateSettings",
     "FinetuneSettings",
@@ -84,6 +89,7 @@ __all__ = [
     "SearchSettings",
     "SynthesizeSettings",
     "__version__",
+    "bench",
     "embed",
     "evaluate",
     "finetune",

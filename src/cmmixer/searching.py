@@ -1,7 +1,8 @@
 """`cmmixer search`: a film, a silent film or a sound in; the moments of an index that go with it out.
 
 The query is cut into moments as the library was. Its pictures are compared with the library's sounds, or its sounds with
-the library's pictures, or on request any sense or both together with any, exactly (every moment is looked at). A hit is a moment of the library with the moment of the query
+the library's pictures, or on request any sense or both together with any. Every moment is looked at, unless the library is large
+and `cmmixer index --optimize` has made a plan whose recall was measured. A hit is a moment of the library with the moment of the query
 that it goes with best; of moments of one file that overlap or touch, the best one stands for all. On request the best
 moments are ordered anew by what happens when (`evaluation.sequence`).
 
@@ -31,6 +32,7 @@ from cmmixer.embedding import Encoder, embed_file, load_encoder
 from cmmixer.errors import CheckpointError, MediaError, SearchIndexError
 from cmmixer.evaluation.sequence import sequence_scores
 from cmmixer.indexing import MomentIndex
+from cmmixer.indexing.plan import EXACT
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.types import Span
 
@@ -78,6 +80,8 @@ class SearchResult:
         by: what of the query it was found by.
         hits: best first.
         moments: how many moments the index holds.
+        plan: how they were looked at: `exact`, or the kind of the approximate index.
+        recall: part of the nearest moments that it finds, as measured when it was made.
     """
 
     query: str
@@ -85,6 +89,8 @@ class SearchResult:
     by: str
     hits: list[Hit]
     moments: int
+    plan: str = EXACT
+    recall: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -92,6 +98,8 @@ class SearchResult:
             "target": self.target,
             "by": self.by,
             "moments_searched": self.moments,
+            "plan": self.plan,
+            "recall": self.recall,
             "hits": [asdict(hit) for hit in self.hits],
         }
 
@@ -136,9 +144,11 @@ def search(
     with _query_file(settings.query, stdin) as path:
         target, by, asking = _cut_query(path, settings, library, encoder)
     progress.start(None, "searching")
-    best = _best(library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0)
+    best = _best(library, asking, target, settings)
     hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
-    return SearchResult(settings.query, target, by, hits, library.count())
+    plan = None if settings.exact else library.plan(target)
+    followed = (EXACT, 1.0) if plan is None else (plan.kind, plan.recall)
+    return SearchResult(settings.query, target, by, hits, library.count(), *followed)
 
 
 def _encoder_of(library: MomentIndex, settings: SearchSettings) -> Encoder:
@@ -208,16 +218,17 @@ def _cut_query(
 # ------------------------------------------------------------------------------------------------------------- the hits
 
 
-def _best(library: MomentIndex, asking: list[_Asking], target: str, k: int, top: int) -> list[dict[str, Any]]:
-    """The k best moments, exactly: more candidates are fetched until none that was left out could be among them.
+def _best(library: MomentIndex, asking: list[_Asking], target: str, settings: SearchSettings) -> list[dict[str, Any]]:
+    """The k best moments: more candidates are fetched until none that was left out could be among them.
 
-    With `top`, so many candidates of each query moment are ordered by their frames and stand before all others.
+    To re-rank, so many candidates of each query moment are ordered by their frames and stand before all others.
     """
+    k, top = settings.k, settings.rerank_top if settings.rerank == "sequence" else 0
     vectors_QE = np.stack([moment.vector_E for moment in asking])
     everything = library.count()
     limit = max(_FIRST_CANDIDATES, 8 * k, top)
     while True:
-        rows = library.nearest(vectors_QE, target, limit, frames=top > 0)
+        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, exact=settings.exact)
         named = library.named(row["batch"] for row in rows)
         left_out = _best_left_out(rows, limit)
         rows = [row for row in rows if row["batch"] in named]

@@ -122,13 +122,20 @@ COMMANDS = {
             "index",
             config.IndexSettings,
             "cmmixer.indexing:index",
-            "cmmixer index --model runs/fine --data ~/films --index library",
+            "cmmixer index --model runs/fine --data ~/films --index library\n  cmmixer index --index library --optimize",
         ),
         Command(
             "search",
             config.SearchSettings,
             "cmmixer.searching:search",
             "cmmixer search --index library silent.mp4 --for audio -k 5",
+        ),
+        Command(
+            "bench",
+            config.BenchSettings,
+            "cmmixer.benching:bench",
+            "cmmixer bench search --rows 1000000 --dim 256",
+            extra="bench",
         ),
     )
 }
