@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from cmmixer.version import __version__
 
 if TYPE_CHECKING:
+    from cmmixer.benching import bench
     from cmmixer.checkpoint import load_retriever
     from cmmixer.config import (
+        BenchSettings,
         DubSettings,
         EmbedSettings,
         EvaluateSettings,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DubSettings": "cmmixer.config",
+    "BenchSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
     "FinetuneSettings": "cmmixer.config",
@@ -63,6 +66,7 @@ _HOMES = {
     "ServeSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
     "dub": "cmmixer.dubbing",
+    "bench": "cmmixer.benching",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
     "finetune": "cmmixer.train.finetune",
@@ -84,6 +88,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BenchSettings",
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
@@ -98,6 +103,7 @@ __all__ = [
     "ServeSettings",
     "SynthesizeSettings",
     "__version__",
+    "bench",
     "dub",
     "embed",
     "evaluate",
