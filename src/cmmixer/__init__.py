@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         DubSettings,
         EmbedSettings,
         EvaluateSettings,
+        ExportSettings,
         FinetuneSettings,
         IndexSettings,
         InspectSettings,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from cmmixer.dubbing import dub
     from cmmixer.embedding import embed, from_pretrained, load
     from cmmixer.evaluation.retrieval import evaluate
+    from cmmixer.exporting import export
     from cmmixer.indexing import index
     from cmmixer.inspecting import inspect
     from cmmixer.media.synthetic.films import synthesize
@@ -50,6 +52,7 @@ _HOMES = {
     "DubSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
+    "ExportSettings": "cmmixer.config",
     "FinetuneSettings": "cmmixer.config",
     "IndexSettings": "cmmixer.config",
     "InspectSettings": "cmmixer.config",
@@ -62,6 +65,7 @@ _HOMES = {
     "dub": "cmmixer.dubbing",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
+    "export": "cmmixer.exporting",
     "finetune": "cmmixer.train.finetune",
     "from_pretrained": "cmmixer.embedding",
     "index": "cmmixer.indexing",
@@ -83,6 +87,7 @@ __all__ = [
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FinetuneSettings",
     "IndexSettings",
     "InspectSettings",
@@ -96,6 +101,7 @@ __all__ = [
     "dub",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "from_pretrained",
     "index",

@@ -137,5 +137,12 @@ COMMANDS = {
             "cmmixer dub silent.mp4 music.wav -o dubbed.mp4 --start 12.5\n"
             "  cmmixer dub interview.mp4 music.wav -o dubbed.mov --duck --loudness_lufs -16",
         ),
+        Command(
+            "export",
+            config.ExportSettings,
+            "cmmixer.exporting:export",
+            "cmmixer export --model runs/fine --format onnx --out runs/fine-onnx",
+            extra="export",
+        ),
     )
 }

@@ -20,6 +20,7 @@ from cmmixer.config.commands import (
     SynthesizeSettings,
 )
 from cmmixer.config.dub import DubSettings
+from cmmixer.config.export import ExportSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
 
@@ -31,6 +32,7 @@ __all__ = [
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FinetuneSettings",
     "IndexSettings",
     "InspectSettings",
