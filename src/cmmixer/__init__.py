@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DubSettings,
         EmbedSettings,
         EvaluateSettings,
+        ExportSettings,
         FinetuneSettings,
         IndexSettings,
         InspectSettings,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from cmmixer.dubbing import dub
     from cmmixer.embedding import embed, from_pretrained, load
     from cmmixer.evaluation.retrieval import evaluate
+    from cmmixer.exporting import export
     from cmmixer.indexing import index
     from cmmixer.inspecting import inspect
     from cmmixer.media.synthetic.films import synthesize
@@ -55,6 +57,7 @@ _HOMES = {
     "BenchSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
+    "ExportSettings": "cmmixer.config",
     "FinetuneSettings": "cmmixer.config",
     "IndexSettings": "cmmixer.config",
     "InspectSettings": "cmmixer.config",
@@ -69,6 +72,7 @@ _HOMES = {
     "bench": "cmmixer.benching",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
+    "export": "cmmixer.exporting",
     "finetune": "cmmixer.train.finetune",
     "from_pretrained": "cmmixer.embedding",
     "index": "cmmixer.indexing",
@@ -92,6 +96,7 @@ __all__ = [
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FinetuneSettings",
     "IndexSettings",
     "InspectSettings",
@@ -107,6 +112,7 @@ __all__ = [
     "dub",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "from_pretrained",
     "index",

@@ -151,5 +151,12 @@ COMMANDS = {
             "cmmixer bench search --rows 1000000 --dim 256",
             extra="bench",
         ),
+        Command(
+            "export",
+            config.ExportSettings,
+            "cmmixer.exporting:export",
+            "cmmixer export --model runs/fine --format onnx --out runs/fine-onnx",
+            extra="export",
+        ),
     )
 }

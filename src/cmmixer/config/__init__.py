@@ -20,6 +20,7 @@ from cmmixer.config.commands import (
     SynthesizeSettings,
 )
 from cmmixer.config.dub import DubSettings
+from cmmixer.config.export import ExportSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
 from cmmixer.config.probe import ProbeSettings
@@ -34,6 +35,7 @@ __all__ = [
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FinetuneSettings",
     "IndexSettings",
     "InspectSettings",
