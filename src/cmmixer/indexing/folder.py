@@ -29,6 +29,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cmmixer.atomic import remove_leftovers, write_atomically
+from cmmixer.config import CuttingSettings
 from cmmixer.data.skips import SkipReport
 from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError
@@ -81,21 +82,21 @@ class MomentIndex:
     @classmethod
     @contextmanager
     def writing(
-        cls, folder: str | Path, encoder: Encoder | None = None, stride_seconds: float | None = None
+        cls, folder: str | Path, encoder: Encoder | None = None, cutting: CuttingSettings | None = None
     ) -> Iterator[Self]:
         """Opens or makes an index for writing; what a killed process left half done is cleared away first.
 
         Args:
             folder: of the index.
             encoder: the model; another one than the index's own is refused. None: no moments will be added.
-            stride_seconds: for a new index; None: half a clip, or the index's own.
+            cutting: for a new index; what it leaves open, and None, is as in the index that is there.
 
         Raises:
-            SearchIndexError: another model or stride, a folder that is no index, another process writing, a full disk.
+            SearchIndexError: another model or another cutting, a folder that is no index, another process writing, a full disk.
         """
         folder = Path(folder)
         with told_clearly(folder):
-            card = _card_for_writing(folder, encoder, stride_seconds)
+            card = _card_for_writing(folder, encoder, cutting or CuttingSettings())
             with only_writer(folder) as interrupted:
                 remove_leftovers(folder)
                 index = cls(folder, card, create=True)
@@ -185,7 +186,7 @@ class MomentIndex:
             row.update(query=row.pop("query_index"), score=1.0 - row.pop("_distance"))
         if frames and rows:
             values = found[in_order].combine_chunks().flatten().to_numpy().astype(np.float32)
-            shaped_NTE = values.reshape(len(rows), self.card.clip.frames, self.card.embed_dim)
+            shaped_NTE = values.reshape(len(rows), self.card.frames, self.card.embed_dim)
             for row, frames_TE in zip(rows, shaped_NTE, strict=True):
                 row["frames"] = frames_TE
         return rows
@@ -339,33 +340,51 @@ def _table(database: Any, name: str, schema: pa.Schema) -> Any:
     return table
 
 
-def _card_for_writing(folder: Path, encoder: Encoder | None, stride_seconds: float | None) -> IndexCard:
+def _card_for_writing(folder: Path, encoder: Encoder | None, cutting: CuttingSettings) -> IndexCard:
     """The card that is there, checked, or that of a new index."""
     if encoder is None:
         return read_card(folder)
     if folder.is_dir() and any(folder.iterdir()):
         card = read_card(folder)
         card.check_encoder(encoder, folder)
-        if stride_seconds is not None and stride_seconds != card.stride_seconds:
-            raise SearchIndexError(
-                f"{folder}: its moments start every {card.stride_seconds:g} s, got --stride_seconds {stride_seconds:g}; "
-                "leave it out, or make an index in a new folder"
-            )
+        _refuse_other_cutting(folder, card, cutting)
         return card
     if folder.exists() and not folder.is_dir():
         raise SearchIndexError(f"{folder}: got a file, expected the folder of an index")
-    stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
+    known = cutting.of(encoder.clip)
+    assert known.stride_seconds is not None
     card = IndexCard(
         model_id=encoder.id,
         model=encoder.path,
         embed_dim=encoder.dim,
         clip=encoder.clip,
-        stride_seconds=stride,
+        stride_seconds=known.stride_seconds,
+        moment_seconds=known.moment_seconds,
+        shots=known.shots,
         version=__version__,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / NAME, card.text())
     return card
+
+
+def _refuse_other_cutting(folder: Path, card: IndexCard, asked: CuttingSettings) -> None:
+    """Moments of one index are cut alike.
+
+    Raises:
+        SearchIndexError: says what differs.
+    """
+    there = card.cutting.of(card.clip)
+    for name, words in (("stride_seconds", "start every"), ("moment_seconds", "last")):
+        got, own = getattr(asked, name), getattr(there, name)
+        if got is not None and got != own:
+            raise SearchIndexError(
+                f"{folder}: its moments {words} {own:g} s, got --{name} {got:g}; leave it out, or make an index in a new folder"
+            )
+    if asked.shots and not there.shots:
+        raise SearchIndexError(
+            f"{folder}: its moments do not keep to shots, got --shots; leave it out, or make an index in a new folder"
+        )
 
 
 def _chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:

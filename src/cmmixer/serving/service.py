@@ -48,7 +48,7 @@ class Service:
         self.pool = IsolatedPool(look, workers=settings.workers, memory_mb=settings.memory_mb)
         cache = Path(settings.cache) if settings.cache is not None else Path(settings.index) / "previews"
         self.previews = Previews(cache, settings.cache_mb, self.pool, settings.file_seconds)
-        self.queries = Queries(settings, self.encoder, card.stride_seconds)
+        self.queries = Queries(settings, self.encoder, card.cutting)
         self.embedders = ThreadPoolExecutor(settings.searches + settings.waiting, "cmmixer-embedding")
         self.jobs = Jobs(self._index_settings, self.encoder, self.library.look_again)
         self.embedders.submit(self.queries.warm)
