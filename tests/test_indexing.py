@@ -213,7 +213,7 @@ def test_missing_and_damaged_folders(data: Path, tmp_path: Path) -> None:
         ("[]", "is damaged"),
         (text.replace('"format": 2', '"format": 9'), "got format 9, expected 2"),
         (text.replace('"embed_dim"', '"embed_dims"'), r"unknown settings: embed_dims \(did you mean embed_dim\?\)"),
-        (text.replace('"embed_dim": 4', '"embed_dim": 8'), "Provided schema does not match"),
+        (text.replace('"embed_dim": 4', '"embed_dim": 8'), "has other columns than expected"),
     ):
         card.write_text(damage)
         with pytest.raises(SearchIndexError, match=told):

@@ -23,7 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import lancedb
+import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -60,13 +60,15 @@ class MomentIndex:
         self.folder = folder
         self.card = card
         self._waiting = _Waiting()
+        self._files: Any = None
+        self._moments: Any = None
+        schemas = {"files": FILES_SCHEMA, "moments": card.moments_schema()}
         with told_clearly(folder):
-            database = lancedb.connect(folder)
-            there = set(database.list_tables().tables)
-            if not create and not {"files", "moments"} <= there:
+            if create:
+                self._files, self._moments = _tables(folder, schemas)
+            elif not all((folder / f"{name}.lance").is_dir() for name in schemas):
                 raise SearchIndexError(f"{folder}: is damaged or was never filled; run `cmmixer index` on it again")
-            self._files = _table(database, "files", FILES_SCHEMA)
-            self._moments = _table(database, "moments", card.moments_schema())
+            self._read = {name: _dataset(folder, name, schema) for name, schema in schemas.items()}
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -111,18 +113,27 @@ class MomentIndex:
         """All rows of files."""
         names = [entry.name for entry in fields(FileRow)]
         with told_clearly(self.folder):
-            for batch in self._files.search().select(names).to_batches():
+            for batch in self._dataset("files").to_batches(columns=names):
                 yield from (FileRow(**row) for row in batch.to_pylist())
 
     def count(self) -> int:
         """How many moments it holds."""
         with told_clearly(self.folder):
-            return int(self._moments.count_rows())
+            return int(self.moments.count_rows())
+
+    @property
+    def moments(self) -> Any:
+        """The moments, as a Lance data set to read; of a writer, as it is now."""
+        return self._dataset("moments")
 
     @property
     def table(self) -> Any:
-        """The moments, in LanceDB."""
+        """The moments, as a LanceDB table; writers only have it."""
         return self._moments
+
+    def _dataset(self, name: str) -> Any:
+        table = {"files": self._files, "moments": self._moments}[name]
+        return self._read[name] if table is None else table.to_lance()
 
     def plan(self, sense: str) -> SearchPlan | None:
         """The plan by which a sense is searched; None where all moments are looked at."""
@@ -130,7 +141,7 @@ class MomentIndex:
         if plan is None or plan.kind == EXACT:
             return None
         with told_clearly(self.folder):
-            # LanceDB asks the first index of a column.
+            # Lance asks the oldest index of a column; it lists them by name, and names begin with when they were built.
             return plan if self._indexes(sense)[:1] == [plan.name] else None
 
     def nearest(
@@ -174,7 +185,7 @@ class MomentIndex:
                 f"search with --exact, or run `cmmixer index --index {self.folder} --optimize`; failing that, {advice}"
             )
         with told_clearly(self.folder, advice):
-            found = ask(self._moments, vectors_QE, sense, limit, [*columns, in_order] if frames else columns, plan)
+            found = ask(self.moments, vectors_QE, sense, limit, [*columns, in_order] if frames else columns, plan)
         rows: list[dict[str, Any]] = found.drop_columns([in_order] if frames else []).to_pylist()
         for row in rows:
             row.update(query=row.pop("query_index"), score=1.0 - row.pop("_distance"))
@@ -190,8 +201,8 @@ class MomentIndex:
         names: set[str] = set()
         with told_clearly(self.folder):
             for chunk in _chunks(sorted(set(batches))):
-                rows = self._files.search().where(_is_in(chunk)).select(["batch"]).limit(len(chunk)).to_list()
-                names |= {row["batch"] for row in rows}
+                rows = self._dataset("files").to_table(columns=["batch"], filter=_is_in(chunk))
+                names |= set(rows["batch"].to_pylist())
         return names
 
     # ---------------------------------------------------------------------------------------------------- writing
@@ -269,7 +280,7 @@ class MomentIndex:
                     self._moments.drop_index(name)
 
     def _indexes(self, sense: str) -> list[str]:
-        return [entry.name for entry in self._moments.list_indices() if entry.columns == [sense]]
+        return [entry.name for entry in self.moments.describe_indices() if entry.field_names == [sense]]
 
     def _write_plans(self, plans: dict[str, SearchPlan]) -> None:
         self.card = replace(self.card, plans=plans)
@@ -291,7 +302,7 @@ class MomentIndex:
         named = {row.batch for row in self.files()}
         there: set[str] = set()
         with told_clearly(self.folder):
-            for batch in self._moments.search().select(["batch"]).to_batches():
+            for batch in self.moments.to_batches(columns=["batch"]):
                 there |= set(batch["batch"].unique().to_pylist())
         self._delete_batches(sorted(there - named))
 
@@ -301,18 +312,32 @@ class MomentIndex:
                 self._moments.delete(_is_in(chunk))
 
 
-def _table(database: Any, name: str, schema: pa.Schema) -> Any:
+def _tables(folder: Path, schemas: dict[str, pa.Schema]) -> list[Any]:
+    """The tables for writing; made where they are not there. LanceDB takes a second to import, and searching needs none of it."""
+    import lancedb
+
+    database = lancedb.connect(folder)
+    tables = []
+    for name, schema in schemas.items():
+        try:
+            tables.append(database.create_table(name, schema=schema, exist_ok=True))
+        except (ValueError, KeyError) as fault:
+            raise SearchIndexError(
+                f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
+            ) from fault
+    return tables
+
+
+def _dataset(folder: Path, name: str, schema: pa.Schema) -> Any:
     try:
-        table = database.create_table(name, schema=schema, exist_ok=True)
+        dataset = lance.dataset(str(folder / f"{name}.lance"))
     except (ValueError, KeyError) as fault:
         raise SearchIndexError(
-            f"{database.uri}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
+            f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
         ) from fault
-    if table.schema != schema:
-        raise SearchIndexError(
-            f"{database.uri}: {name}.lance has other columns than expected; make an index in a new folder"
-        )
-    return table
+    if dataset.schema != schema:
+        raise SearchIndexError(f"{folder}: {name}.lance has other columns than expected; make an index in a new folder")
+    return dataset
 
 
 def _card_for_writing(folder: Path, encoder: Encoder | None, stride_seconds: float | None) -> IndexCard:
