@@ -217,7 +217,7 @@ def test_missing_and_damaged_folders(data: Path, tmp_path: Path) -> None:
         ("[]", "is damaged"),
         (text.replace('"format": 2', '"format": 9'), "got format 9, expected 2"),
         (text.replace('"embed_dim"', '"embed_dims"'), r"unknown settings: embed_dims \(did you mean embed_dim\?\)"),
-        (text.replace('"embed_dim": 4', '"embed_dim": 8'), "Provided schema does not match"),
+        (text.replace('"embed_dim": 4', '"embed_dim": 8'), "has other columns than expected"),
     ):
         card.write_text(damage)
         with pytest.raises(SearchIndexError, match=told):
@@ -344,7 +344,7 @@ def test_an_index_of_shots_and_of_longer_moments(tmp_path: Path) -> None:
         encoder=ColourEncoder(),
     )
     library = MomentIndex.open(tmp_path / "shots")
-    rows = library.table.search().select(["start_seconds", "end_seconds"]).to_list()
+    rows = library.moments.to_table(["start_seconds", "end_seconds"]).to_pylist()
     spans = sorted((row["start_seconds"], row["end_seconds"]) for row in rows)
     assert spans == [(begin + start, begin + start + 1.0) for begin in (0.0, 1.5, 3.0) for start in (0.0, 0.5)]
     assert (library.card.shots, library.card.frames) == (True, 2)
@@ -358,7 +358,7 @@ def test_an_index_of_shots_and_of_longer_moments(tmp_path: Path) -> None:
     longer = IndexSettings(index=str(tmp_path / "long"), model="-", data=str(data), workers=1, moment_seconds=3.0)
     index(longer, encoder=AnyLength())
     library = MomentIndex.open(tmp_path / "long")
-    rows = library.table.search().select(["start_seconds", "end_seconds", "video_frames"]).to_list()
+    rows = library.moments.to_table(["start_seconds", "end_seconds", "video_frames"]).to_pylist()
     assert sorted((row["start_seconds"], row["end_seconds"]) for row in rows) == [(0.0, 3.0), (1.5, 4.5)]
     assert {len(row["video_frames"]) for row in rows} == {
         6 * 4

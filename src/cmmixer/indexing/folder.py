@@ -23,7 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import lancedb
+import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -61,13 +61,15 @@ class MomentIndex:
         self.folder = folder
         self.card = card
         self._waiting = _Waiting()
+        self._files: Any = None
+        self._moments: Any = None
+        schemas = {"files": FILES_SCHEMA, "moments": card.moments_schema()}
         with told_clearly(folder):
-            database = lancedb.connect(folder)
-            there = set(database.list_tables().tables)
-            if not create and not {"files", "moments"} <= there:
+            if create:
+                self._files, self._moments = _tables(folder, schemas)
+            elif not all((folder / f"{name}.lance").is_dir() for name in schemas):
                 raise SearchIndexError(f"{folder}: is damaged or was never filled; run `cmmixer index` on it again")
-            self._files = _table(database, "files", FILES_SCHEMA)
-            self._moments = _table(database, "moments", card.moments_schema())
+            self._read = {name: _dataset(folder, name, schema) for name, schema in schemas.items()}
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -112,18 +114,27 @@ class MomentIndex:
         """All rows of files."""
         names = [entry.name for entry in fields(FileRow)]
         with told_clearly(self.folder):
-            for batch in self._files.search().select(names).to_batches():
+            for batch in self._dataset("files").to_batches(columns=names):
                 yield from (FileRow(**row) for row in batch.to_pylist())
 
     def count(self) -> int:
         """How many moments it holds."""
         with told_clearly(self.folder):
-            return int(self._moments.count_rows())
+            return int(self.moments.count_rows())
+
+    @property
+    def moments(self) -> Any:
+        """The moments, as a Lance data set to read; of a writer, as it is now."""
+        return self._dataset("moments")
 
     @property
     def table(self) -> Any:
-        """The moments, in LanceDB."""
+        """The moments, as a LanceDB table; writers only have it."""
         return self._moments
+
+    def _dataset(self, name: str) -> Any:
+        table = {"files": self._files, "moments": self._moments}[name]
+        return self._read[name] if table is None else table.to_lance()
 
     def plan(self, sense: str) -> SearchPlan | None:
         """The plan by which a sense is searched; None where all moments are looked at."""
@@ -131,7 +142,7 @@ class MomentIndex:
         if plan is None or plan.kind == EXACT:
             return None
         with told_clearly(self.folder):
-            # LanceDB asks the first index of a column.
+            # Lance asks the oldest index of a column; it lists them by name, and names begin with when they were built.
             return plan if self._indexes(sense)[:1] == [plan.name] else None
 
     def nearest(
@@ -180,7 +191,7 @@ class MomentIndex:
         with told_clearly(self.folder, advice):
             wanted = [*columns, in_order] if frames else columns
             only = None if batches is None else _is_in(sorted(batches))
-            found = ask(self._moments, vectors_QE, sense, limit, wanted, plan, only=only)
+            found = ask(self.moments, vectors_QE, sense, limit, wanted, plan, only=only)
         rows: list[dict[str, Any]] = found.drop_columns([in_order] if frames else []).to_pylist()
         for row in rows:
             row.update(query=row.pop("query_index"), score=1.0 - row.pop("_distance"))
@@ -195,19 +206,19 @@ class MomentIndex:
         """For each key of moments the second at which its first moment begins and its last one ends."""
         stretches: dict[str, tuple[float, float]] = {}
         with told_clearly(self.folder):
-            for part in self._moments.search().select(["batch", "start_seconds", "end_seconds"]).to_batches():
-                ends = pa.table(part).group_by("batch").aggregate([("start_seconds", "min"), ("end_seconds", "max")])
+            for part in self.moments.to_batches(columns=["batch", "start_seconds", "end_seconds"]):
+                ends = pa.Table.from_batches([part]).group_by("batch").aggregate([("start_seconds", "min"), ("end_seconds", "max")])
                 for row in ends.to_pylist():
                     first, last = row["start_seconds_min"], row["end_seconds_max"]
                     start, end = stretches.get(row["batch"], (first, last))
                     stretches[row["batch"]] = (min(start, first), max(end, last))
         return stretches
 
-    def moments(self, batch: str) -> list[dict[str, Any]]:
+    def moments_of(self, batch: str) -> list[dict[str, Any]]:
         """The moments of one key in order of time, with the vectors of both senses and of the film (None where missing)."""
         columns = ["id", "start_seconds", "end_seconds", "video", "audio", "film"]
         with told_clearly(self.folder):
-            rows: list[dict[str, Any]] = self._moments.search().where(_is_in([batch])).select(columns).to_list()
+            rows: list[dict[str, Any]] = self.moments.to_table(columns=columns, filter=_is_in([batch])).to_pylist()
         return sorted(rows, key=lambda row: (row["start_seconds"], row["id"]))
 
     def named(self, batches: Iterable[str]) -> set[str]:
@@ -215,8 +226,8 @@ class MomentIndex:
         names: set[str] = set()
         with told_clearly(self.folder):
             for chunk in _chunks(sorted(set(batches))):
-                rows = self._files.search().where(_is_in(chunk)).select(["batch"]).limit(len(chunk)).to_list()
-                names |= {row["batch"] for row in rows}
+                rows = self._dataset("files").to_table(columns=["batch"], filter=_is_in(chunk))
+                names |= set(rows["batch"].to_pylist())
         return names
 
     # ---------------------------------------------------------------------------------------------------- writing
@@ -294,7 +305,7 @@ class MomentIndex:
                     self._moments.drop_index(name)
 
     def _indexes(self, sense: str) -> list[str]:
-        return [entry.name for entry in self._moments.list_indices() if entry.columns == [sense]]
+        return [entry.name for entry in self.moments.describe_indices() if entry.field_names == [sense]]
 
     def _write_plans(self, plans: dict[str, SearchPlan]) -> None:
         self.card = replace(self.card, plans=plans)
@@ -316,7 +327,7 @@ class MomentIndex:
         named = {row.batch for row in self.files()}
         there: set[str] = set()
         with told_clearly(self.folder):
-            for batch in self._moments.search().select(["batch"]).to_batches():
+            for batch in self.moments.to_batches(columns=["batch"]):
                 there |= set(batch["batch"].unique().to_pylist())
         self._delete_batches(sorted(there - named))
 
@@ -326,18 +337,32 @@ class MomentIndex:
                 self._moments.delete(_is_in(chunk))
 
 
-def _table(database: Any, name: str, schema: pa.Schema) -> Any:
+def _tables(folder: Path, schemas: dict[str, pa.Schema]) -> list[Any]:
+    """The tables for writing; made where they are not there. LanceDB takes a second to import, and searching needs none of it."""
+    import lancedb
+
+    database = lancedb.connect(folder)
+    tables = []
+    for name, schema in schemas.items():
+        try:
+            tables.append(database.create_table(name, schema=schema, exist_ok=True))
+        except (ValueError, KeyError) as fault:
+            raise SearchIndexError(
+                f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
+            ) from fault
+    return tables
+
+
+def _dataset(folder: Path, name: str, schema: pa.Schema) -> Any:
     try:
-        table = database.create_table(name, schema=schema, exist_ok=True)
+        dataset = lance.dataset(str(folder / f"{name}.lance"))
     except (ValueError, KeyError) as fault:
         raise SearchIndexError(
-            f"{database.uri}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
+            f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
         ) from fault
-    if table.schema != schema:
-        raise SearchIndexError(
-            f"{database.uri}: {name}.lance has other columns than expected; make an index in a new folder"
-        )
-    return table
+    if dataset.schema != schema:
+        raise SearchIndexError(f"{folder}: {name}.lance has other columns than expected; make an index in a new folder")
+    return dataset
 
 
 def _card_for_writing(folder: Path, encoder: Encoder | None, cutting: CuttingSettings) -> IndexCard:
