@@ -10,6 +10,7 @@ Letters: Q moments of the query, T frames of a moment, E values of a vector.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -256,7 +257,8 @@ def best_moments(
         if top:
             _by_sequence(rows, asking, top)
         best = collapse(rows)[:k]
-        if limit >= everything or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
+        nothing_left_out = limit >= everything or left_out == -math.inf
+        if nothing_left_out or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
             return best
         limit *= 4
 
@@ -274,12 +276,15 @@ def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> 
 
 
 def _best_left_out(rows: list[dict[str, Any]], limit: int) -> float:
-    """No moment outside the candidates scores higher than this: the last candidate of the most generous query moment."""
+    """No moment outside the candidates scores higher than this: the last candidate of the most generous query moment.
+
+    Minus infinity: there is none outside.
+    """
     last: dict[int, tuple[int, float]] = {}
     for row in rows:
         count, score = last.get(row["query"], (0, 1.0))
         last[row["query"]] = (count + 1, min(score, row["score"]))
-    return max((score for count, score in last.values() if count == limit), default=-1.0)
+    return max((score for count, score in last.values() if count == limit), default=-math.inf)
 
 
 def collapse(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

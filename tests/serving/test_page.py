@@ -351,6 +351,7 @@ def test_what_goes_wrong_is_told_on_the_page(browser: Browser, address: str, tmp
 
 def test_at_phone_width(phone: Page, cut: Path) -> None:
     shot(phone, "phone-start")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     phone.set_input_files("#pick", cut)
     phone.locator(".hit-play").first.tap()
     _in_sync(phone)
