@@ -290,6 +290,24 @@ def test_query_from_standard_input(library: Path, tmp_path: Path) -> None:
         _search(library, "-", stdin=io.BytesIO(b""))
 
 
+def test_hits_are_taken_along_as_lists(library: Path, tmp_path: Path) -> None:
+    query = film(tmp_path / "query.mp4", [BLUE], sound=None)  # 8 frames per second: a third of 24
+    edl, table = tmp_path / "hits.edl", tmp_path / "hits.csv"
+    result = _search(library, query, k=2, edl=str(edl), csv=str(table))
+    lines = edl.read_text().splitlines()
+    assert lines[:2] == ["TITLE: sounds for query.mp4", "FCM: NON-DROP FRAME"]
+    events = [line.split() for line in lines if line[:3].isdigit()]
+    assert [(event[2], event[4]) for event in events] == [
+        ("AA", f"00:00:{int(hit.start_seconds):02d}:{round(hit.start_seconds % 1 * 24):02d}") for hit in result.hits
+    ]
+    assert len(table.read_text().splitlines()) == 3
+    _search(library, query, k=2, edl=str(edl), fps=29.97)
+    assert edl.read_text().splitlines()[1] == "FCM: DROP FRAME"
+    # A sound has no frames to count: then those of the film that it found.
+    _search(library, sound(tmp_path / "query.wav", [GREEN]), k=1, target="video", edl=str(edl))
+    assert " V     C        00:00:" in edl.read_text()
+
+
 def test_files_that_have_gone_are_marked(tmp_path: Path) -> None:
     library = _make_library(tmp_path)
     query = sound(tmp_path / "query.wav", [YELLOW])

@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 from cmmixer.version import __version__
 
 if TYPE_CHECKING:
+    from cmmixer.benching import bench
     from cmmixer.checkpoint import load_retriever
     from cmmixer.config import (
+        BenchSettings,
+        DubSettings,
         EmbedSettings,
         EvaluateSettings,
+        ExportSettings,
         FinetuneSettings,
         IndexSettings,
         InspectSettings,
@@ -31,9 +35,12 @@ if TYPE_CHECKING:
         ServeSettings,
         SynthesizeSettings,
     )
+    from cmmixer.cutlist import write_csv, write_edl
     from cmmixer.data.prepare import prepare
-    from cmmixer.embedding import embed, load
+    from cmmixer.dubbing import dub
+    from cmmixer.embedding import embed, from_pretrained, load
     from cmmixer.evaluation.retrieval import evaluate
+    from cmmixer.exporting import export
     from cmmixer.indexing import index
     from cmmixer.inspecting import inspect
     from cmmixer.media.synthetic.films import synthesize
@@ -46,8 +53,11 @@ if TYPE_CHECKING:
     from cmmixer.walkthrough import quickstart
 
 _HOMES = {
+    "DubSettings": "cmmixer.config",
+    "BenchSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
+    "ExportSettings": "cmmixer.config",
     "FinetuneSettings": "cmmixer.config",
     "IndexSettings": "cmmixer.config",
     "InspectSettings": "cmmixer.config",
@@ -58,9 +68,13 @@ _HOMES = {
     "SearchSettings": "cmmixer.config",
     "ServeSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
+    "dub": "cmmixer.dubbing",
+    "bench": "cmmixer.benching",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
+    "export": "cmmixer.exporting",
     "finetune": "cmmixer.train.finetune",
+    "from_pretrained": "cmmixer.embedding",
     "index": "cmmixer.indexing",
     "inspect": "cmmixer.inspecting",
     "load": "cmmixer.embedding",
@@ -73,11 +87,16 @@ _HOMES = {
     "search": "cmmixer.searching",
     "serve": "cmmixer.serving.run",
     "synthesize": "cmmixer.media.synthetic.films",
+    "write_csv": "cmmixer.cutlist",
+    "write_edl": "cmmixer.cutlist",
 }
 
 __all__ = [
+    "BenchSettings",
+    "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FinetuneSettings",
     "IndexSettings",
     "InspectSettings",
@@ -89,9 +108,13 @@ __all__ = [
     "ServeSettings",
     "SynthesizeSettings",
     "__version__",
+    "bench",
+    "dub",
     "embed",
     "evaluate",
+    "export",
     "finetune",
+    "from_pretrained",
     "index",
     "inspect",
     "load",
@@ -104,6 +127,8 @@ __all__ = [
     "search",
     "serve",
     "synthesize",
+    "write_csv",
+    "write_edl",
 ]
 
 

@@ -1,7 +1,8 @@
 """`cmmixer search`: a film, a silent film or a sound in; the moments of an index that go with it out.
 
 The query is cut into moments as the library was. Its pictures are compared with the library's sounds, or its sounds with
-the library's pictures, or on request any sense or both together with any, exactly (every moment is looked at). A hit is a moment of the library with the moment of the query
+the library's pictures, or on request any sense or both together with any. Every moment is looked at, unless the library is large
+and `cmmixer index --optimize` has made a plan whose recall was measured. A hit is a moment of the library with the moment of the query
 that it goes with best; of moments of one file that overlap or touch, the best one stands for all. On request the best
 moments are ordered anew by what happens when (`evaluation.sequence`).
 
@@ -10,6 +11,7 @@ Letters: Q moments of the query, T frames of a moment, E values of a vector.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -28,10 +30,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cmmixer.config import SearchSettings
+from cmmixer.cutlist import FrameRate, source_timing, write_csv, write_edl
 from cmmixer.embedding import Encoder, Moment, embed_file, load_encoder
 from cmmixer.errors import CheckpointError, MediaError, SearchIndexError
 from cmmixer.evaluation.sequence import sequence_scores
 from cmmixer.indexing import MomentIndex
+from cmmixer.indexing.plan import EXACT
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.types import Span
 
@@ -40,6 +44,9 @@ _FIRST_CANDIDATES = 64
 _FEW_BATCHES = 1000
 # What of the query finds a target, if nothing else is said.
 FOUND_BY = {"audio": "video", "video": "audio", "film": "film"}
+_FOUND = {"audio": "sounds for", "video": "pictures for", "film": "films for"}
+# Where neither the query nor what it found has pictures.
+_USUAL_FRAMES_PER_SECOND = 25.0
 # Moments count as touching when the gap between them is only rounding.
 _TOUCH_SECONDS = 0.05
 
@@ -80,6 +87,8 @@ class SearchResult:
         by: what of the query it was found by.
         hits: best first.
         moments: how many moments the index holds.
+        plan: how they were looked at: `exact`, or the kind of the approximate index.
+        recall: part of the nearest moments that it finds, as measured when it was made.
     """
 
     query: str
@@ -87,6 +96,8 @@ class SearchResult:
     by: str
     hits: list[Hit]
     moments: int
+    plan: str = EXACT
+    recall: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -94,6 +105,8 @@ class SearchResult:
             "target": self.target,
             "by": self.by,
             "moments_searched": self.moments,
+            "plan": self.plan,
+            "recall": self.recall,
             "hits": [asdict(hit) for hit in self.hits],
         }
 
@@ -137,12 +150,31 @@ def search(
     progress.start(None, "listening to and looking at the query")
     with _query_file(settings.query, stdin) as path:
         target, by, asking = _cut_query(path, settings, library, encoder)
+        own_rate = settings.fps or (source_timing(path).frames_per_second if settings.edl or settings.csv else None)
     progress.start(None, "searching")
-    best = best_moments(
-        library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0
-    )
+    top = settings.rerank_top if settings.rerank == "sequence" else 0
+    best = best_moments(library, asking, target, settings.k, top, exact=settings.exact)
     hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
-    return SearchResult(settings.query, target, by, hits, library.count())
+    plan = None if settings.exact else library.plan(target)
+    followed = (EXACT, 1.0) if plan is None else (plan.kind, plan.recall)
+    result = SearchResult(settings.query, target, by, hits, library.count(), *followed)
+    _take_along(result, settings, own_rate)
+    return result
+
+
+def _take_along(result: SearchResult, settings: SearchSettings, frames_per_second: float | None) -> None:
+    """The lists that were asked for, in timecodes of the query, else of the first hit that has pictures."""
+    if settings.edl is None and settings.csv is None:
+        return
+    timing = functools.cache(source_timing)
+    rates = (timing(hit.path).frames_per_second for hit in result.hits)
+    rate = FrameRate.fitting(frames_per_second or next(filter(None, rates), None) or _USUAL_FRAMES_PER_SECOND)
+    query = "standard input" if result.query == STANDARD_INPUT else os.path.basename(result.query)
+    if settings.edl is not None:
+        title = f"{_FOUND[result.target]} {query}"
+        write_edl(settings.edl, result.hits, target=result.target, rate=rate, title=title, query=query, timing=timing)
+    if settings.csv is not None:
+        write_csv(settings.csv, result.hits, rate=rate, query=query, timing=timing)
 
 
 def _encoder_of(library: MomentIndex, settings: SearchSettings) -> Encoder:
@@ -230,8 +262,9 @@ def best_moments(
     top: int = 0,
     *,
     batches: Collection[str] | None = None,
+    exact: bool = False,
 ) -> list[dict[str, Any]]:
-    """The k best moments, exactly: more candidates are fetched until none that was left out could be among them.
+    """The k best moments: more candidates are fetched until none that was left out could be among them.
 
     Args:
         library: where to search.
@@ -240,6 +273,7 @@ def best_moments(
         k: how many.
         top: so many candidates of each query moment are ordered by their frames and stand before all others.
         batches: only moments with these keys (`FileRow.batch`); None: all.
+        exact: look at every moment, in an optimised index too.
 
     Returns:
         Rows of `MomentIndex.nearest`, best first, neighbours of one file merged.
@@ -249,15 +283,17 @@ def best_moments(
     limit = max(_FIRST_CANDIDATES, 8 * k, top)
     # A few keys are looked for by the database; a list of many would be slower than leaving out the rest afterwards.
     few = batches if batches is not None and len(batches) <= _FEW_BATCHES else None
+    # An approximate index gives fewer than it was asked for though there are more.
+    approximate = not exact and few is None and library.plan(target) is not None
     while True:
-        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=few)
+        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=few, exact=exact)
         named = library.named(row["batch"] for row in rows)
         left_out = _best_left_out(rows, limit)
         rows = [row for row in rows if row["batch"] in named and (batches is None or row["batch"] in batches)]
         if top:
             _by_sequence(rows, asking, top)
         best = collapse(rows)[:k]
-        nothing_left_out = limit >= everything or left_out == -math.inf
+        nothing_left_out = limit >= everything or (left_out == -math.inf and not approximate)
         if nothing_left_out or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
             return best
         limit *= 4
@@ -335,7 +371,7 @@ def on_disk(path: str) -> str | bytes | None:
 
 def render(result: SearchResult) -> Table:
     """The hits as a table, best first; times as minutes:seconds."""
-    what = {"audio": "sounds for", "video": "pictures for", "film": "films for"}[result.target]
+    what = _FOUND[result.target]
     if result.by != FOUND_BY[result.target]:
         what += {"audio": " the sound of", "video": " the pictures of", "film": " picture and sound of"}[result.by]
     query = "standard input" if result.query == STANDARD_INPUT else result.query

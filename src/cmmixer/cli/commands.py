@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmmixer import config
-from cmmixer.config.flags import POSITIONAL
+from cmmixer.config.flags import POSITIONALS
 from cmmixer.errors import SettingsError
 
 
@@ -31,9 +31,9 @@ class Command:
     extra: str | None = None
 
     @property
-    def positional(self) -> str | None:
-        """The field that is given without a flag, if any."""
-        return POSITIONAL.get(self.name)
+    def positionals(self) -> tuple[str, ...]:
+        """The fields that are given without a flag, in their order."""
+        return POSITIONALS.get(self.name, ())
 
     @property
     def summary(self) -> str:
@@ -122,7 +122,7 @@ COMMANDS = {
             "index",
             config.IndexSettings,
             "cmmixer.indexing:index",
-            "cmmixer index --model runs/fine --data ~/films --index library",
+            "cmmixer index --model runs/fine --data ~/films --index library\n  cmmixer index --index library --optimize",
         ),
         Command(
             "search",
@@ -131,11 +131,32 @@ COMMANDS = {
             "cmmixer search --index library silent.mp4 --for audio -k 5",
         ),
         Command(
+            "dub",
+            config.DubSettings,
+            "cmmixer.dubbing:dub",
+            "cmmixer dub silent.mp4 music.wav -o dubbed.mp4 --start 12.5\n"
+            "  cmmixer dub interview.mp4 music.wav -o dubbed.mov --duck --loudness_lufs -16",
+        ),
+        Command(
             "serve",
             config.ServeSettings,
             "cmmixer.serving.run:serve",
             "cmmixer serve --index library\n  cmmixer serve --index library --host 0.0.0.0 --token_file token.txt --roots /media/films",
             extra="serve",
+        ),
+        Command(
+            "bench",
+            config.BenchSettings,
+            "cmmixer.benching:bench",
+            "cmmixer bench search --rows 1000000 --dim 256",
+            extra="bench",
+        ),
+        Command(
+            "export",
+            config.ExportSettings,
+            "cmmixer.exporting:export",
+            "cmmixer export --model runs/fine --format onnx --out runs/fine-onnx",
+            extra="export",
         ),
     )
 }

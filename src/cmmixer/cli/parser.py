@@ -19,14 +19,16 @@ from cmmixer.cli.commands import Command
 from cmmixer.config.flags import FLAG_OF_FIELD
 from cmmixer.errors import SettingsError
 
-SHORT = {"k": "-k"}
+SHORT = {"k": "-k", "out": "-o"}
 GROUP_TITLES = {
     "DataSettings": "which films",
     "ClipOptions": "what a clip is",
     "MixerSettings": "the mixer",
     "AugmentSettings": "augmentation",
     "TrainingSettings": "the loop",
-    "MomentSettings": "which films, which model",
+    "MomentSettings": "moments",
+    "OptimizeSettings": "many moments",
+    "SearchBenchSettings": "bench search",
 }
 
 
@@ -53,7 +55,7 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Any, bool]:
 
 def build(command: Command) -> ArgumentParser:
     """The parser of one command: a group of flags for each group of settings."""
-    positional = f"{command.positional.upper()} " if command.positional else ""
+    positional = "".join(f"{name.upper()} " for name in command.positionals)
     parser = ArgumentParser(
         prog=f"cmmixer {command.name}",
         usage=f"cmmixer {command.name} {positional}[options]",
@@ -74,7 +76,7 @@ def build(command: Command) -> ArgumentParser:
         title = GROUP_TITLES.get(owner, f"{command.name} options")
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        _add(groups[title], field, hints[field.name], helps[field.name], positional=field.name == command.positional)
+        _add(groups[title], field, hints[field.name], helps[field.name], positional=field.name in command.positionals)
     return parser
 
 
@@ -173,7 +175,7 @@ def _one_line(complaint: str, flags: set[str], command: Command) -> str:
         return f"unknown options: {_told(unknown or words, flags)}; {see}"
     if "arguments are required" in complaint:
         names = complaint.rpartition(": ")[2].split(", ")
-        shown = [name.upper() if name == command.positional else f"--{name}" for name in names]
+        shown = [name.upper() if name in command.positionals else f"--{name}" for name in names]
         return f"missing: {', '.join(shown)}; {see}"
     return f"{complaint}; {see}"
 

@@ -8,19 +8,25 @@ from typing import Any
 
 # Flags whose name is a word of Python.
 FLAG_OF_FIELD = {"target": "for"}
-# The field that a command takes without a flag.
-POSITIONAL = {"evaluate": "model", "inspect": "model", "probe": "model", "search": "query"}
+# The fields that a command takes without a flag, in their order.
+POSITIONALS = {
+    "bench": ("what",),
+    "dub": ("film", "sound"),
+    "evaluate": ("model",),
+    "inspect": ("model",),
+    "probe": ("model",),
+    "search": ("query",),
+}
 
 
 def command_line(command: str, settings: Any) -> str:
     """The line to type for these settings; what is left at its default is left out."""
     words = ["cmmixer", command]
-    positional = POSITIONAL.get(command)
-    if positional is not None:
-        words.append(str(getattr(settings, positional)))
+    positionals = POSITIONALS.get(command, ())
+    words += [str(getattr(settings, name)) for name in positionals]
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if field.name != positional and (field.default is dataclasses.MISSING or value != field.default):
+        if field.name not in positionals and (field.default is dataclasses.MISSING or value != field.default):
             words += _flag(FLAG_OF_FIELD.get(field.name, field.name), value)
     return shlex.join(words)
 

@@ -1,9 +1,9 @@
-"""From films to unit vectors: `encoder` a model, `films` the machinery, `run` the Python face, `table` the command."""
+"""From films to unit vectors: `films` the machinery, `run` the Python face, `table` the command; the models are `encoders`."""
 
-from cmmixer.embedding.encoder import Encoder, ModelEncoder, device_named, load_encoder
 from cmmixer.embedding.films import EmbeddedFilm, Moment, both_senses, embed_file, embed_moments, file_entry
-from cmmixer.embedding.run import LoadedRun, load
+from cmmixer.embedding.run import LoadedRun, from_pretrained, load
 from cmmixer.embedding.table import EmbedReport, embed
+from cmmixer.encoders import Encoder, ModelEncoder, device_named, load_encoder
 
 __all__ = [
     "EmbedReport",
@@ -18,6 +18,7 @@ __all__ = [
     "embed_file",
     "embed_moments",
     "file_entry",
+    "from_pretrained",
     "load",
     "load_encoder",
 ]

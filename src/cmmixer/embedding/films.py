@@ -21,7 +21,7 @@ from torch import Tensor
 from cmmixer.data.manifest import Entry, readable
 from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_films
 from cmmixer.data.skips import Skip
-from cmmixer.embedding.encoder import Encoder
+from cmmixer.encoders import Encoder
 from cmmixer.errors import InternalError, MediaError
 from cmmixer.media.isolate import IsolatedPool
 from cmmixer.models.retriever import Embedding
@@ -108,6 +108,7 @@ def embed_moments(
     file_seconds: float = 60.0,
     picture: bool = True,
     sound: bool = True,
+    even: int | None = None,
     pool: IsolatedPool | None = None,
     progress: Progress | None = None,
 ) -> Iterator[EmbeddedFilm]:
@@ -121,11 +122,12 @@ def embed_moments(
         workers: decoder processes; 0 takes every core.
         file_seconds: longest time spent on one file, or on one piece of a long film.
         picture, sound: whether this sense is wanted.
+        even: so many moments evenly over each film, instead of one every `stride_seconds`.
         pool: decoder processes that are there already, instead of new ones.
         progress: told about every film.
     """
     stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
-    cut = Cut(encoder.clip, stride, picture, sound, file_seconds)
+    cut = Cut(encoder.clip, stride, picture, sound, file_seconds, even)
     video = _Batches(encoder.embed_video, batch_size)
     audio = _Batches(encoder.embed_audio, batch_size)
     open_films: dict[int, _OpenFilm] = {}
@@ -176,8 +178,7 @@ class _OpenFilm:
         if isinstance(result, MediaError):
             self.faults.append(result)
             return
-        if piece.first == 0:
-            self.pieces_due += (result.moments_of_film - 1) // cut.piece_moments
+        self.pieces_due += len(result.further)
         self.faults += result.faults
         for place, span in enumerate(result.spans):
             draft = _Draft(span)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmmixer.embedding.encoder import Encoder, load_encoder
 from cmmixer.embedding.films import embed_moments, file_entry
+from cmmixer.encoders import Encoder, ModelEncoder, device_named, hub, load_encoder
 from cmmixer.errors import SettingsError
 
 
@@ -45,6 +45,24 @@ class LoadedRun:
         """The same for picture and sound together; a file that lacks one of them, or where one is silent, gives the other."""
         return self._embed(paths, "film", file_seconds)
 
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes the network and its card to a new folder; see `cmmixer.encoders.hub.save_pretrained`.
+
+        Raises:
+            SettingsError: it is an encoder of another package.
+            CheckpointError: the folder is there already or cannot be written.
+        """
+        return hub.save_pretrained(self._own_path("saved"), folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Uploads the same to the Hugging Face Hub and says where it stands; see `cmmixer.encoders.hub.push_to_hub`."""
+        return hub.push_to_hub(self._own_path("uploaded"), repo_id, private=private, token=token)
+
+    def _own_path(self, what: str) -> str:
+        if not isinstance(self.encoder, ModelEncoder):
+            raise SettingsError(f"{self.encoder.path}: is an encoder of another package; only finetune runs are {what}")
+        return self.encoder.path
+
     def _embed(self, paths: Sequence[str | Path], sense: str, file_seconds: float) -> NDArray[np.float32]:
         if isinstance(paths, str | Path):
             raise SettingsError(f"embed_{sense}: got one path, expected a list of paths; write [{str(paths)!r}]")
@@ -65,9 +83,23 @@ class LoadedRun:
 
 
 def load(run: str | Path, device: str = "auto") -> LoadedRun:
-    """A finetune run or checkpoint, ready to embed files.
+    """A finetune run or checkpoint, or another package's encoder as `NAME:ARGUMENT`, ready to embed files.
 
     Raises:
         CheckpointError: missing, damaged, or not a retriever.
+        SettingsError: an encoder or a device that cannot be had.
     """
     return LoadedRun(load_encoder(run, device))
+
+
+def from_pretrained(
+    name: str | Path, *, revision: str | None = None, token: str | None = None, device: str = "auto"
+) -> LoadedRun:
+    """A run that was saved or uploaded: a folder, or `owner/name` on the Hugging Face Hub.
+
+    Raises:
+        CheckpointError: not there, not a retriever, no connection.
+        SettingsError: huggingface_hub or the device is not there.
+    """
+    folder = hub.from_pretrained(name, revision=revision, token=token)
+    return LoadedRun(ModelEncoder.load(folder, device_named(device)))

@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from cmmixer import checkpoint
 from cmmixer.atomic import explain_full_disk, write_atomically
 from cmmixer.config import EvaluateSettings
 from cmmixer.data.batches import collate
 from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.data.skips import SkipReport
+from cmmixer.encoders import Encoder, load_encoder
 from cmmixer.errors import DataError, MediaError
 from cmmixer.evaluation.gallery import Gallery, freeze, load_gallery, save_gallery
 from cmmixer.evaluation.metrics import Reranks, retrieval_metrics
 from cmmixer.evaluation.ranks import rankings
-from cmmixer.models.retriever import Embedding, Retriever
+from cmmixer.models.retriever import Embedding
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.types import Clip
 
@@ -114,14 +113,13 @@ def evaluate(
         InputError: the model, the data or the gallery cannot be used.
     """
     progress = progress or NoProgress()
-    device = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
-    retriever, card = checkpoint.load_retriever(settings.model, device), checkpoint.load_card(settings.model)
+    encoder = load_encoder(settings.model, settings.device)
     if dataset is None:
-        dataset = open_clips(settings, card.clip, workers=settings.num_workers, progress=progress)
+        dataset = open_clips(settings, encoder.clip, workers=settings.num_workers, progress=progress)
     gallery = load_gallery(settings.gallery) if settings.gallery and Path(settings.gallery).exists() else None
     chosen = gallery.positions(dataset.ids) if gallery else choose(dataset.ids, settings.clips_per_film)
     progress.start(len(chosen), "embedding the gallery")
-    video, audio, used, skips = _embed(retriever, dataset, chosen, settings, device, progress)
+    video, audio, used, skips = _embed(encoder, dataset, chosen, settings, progress)
     if gallery is None:
         gallery = freeze(dataset.ids[position] for position in used)
         if settings.gallery:
@@ -139,7 +137,7 @@ def evaluate(
     )  # fmt: skip
     trained_on = _trained_on(Path(settings.model))
     metrics |= {
-        "model_id": card.model_id,
+        "model_id": encoder.id,
         "rerank": None if rerank is None else {"by": settings.rerank, "top": settings.rerank_top},
         "overlap": len({dataset.sources[position] for position in used} & trained_on),
         "skipped": len(skips) + len(dataset.skips),
@@ -164,11 +162,10 @@ def choose(ids: Sequence[str], clips_per_film: int) -> list[int]:
 
 
 def _embed(
-    retriever: Retriever,
+    encoder: Encoder,
     dataset: ClipDataset,
     chosen: list[int],
     settings: EvaluateSettings,
-    device: str,
     progress: Progress,
 ) -> tuple[Vectors, Vectors, list[int], SkipReport]:
     """Both senses' vectors of the chosen clips, which of them could be decoded, and the files that could not."""
@@ -185,9 +182,9 @@ def _embed(
                 clips.append(result)
                 used.append(position)
         if clips:
-            batch = collate(clips).to(device)
-            videos.append(retriever.embed_video(batch.video_BTCHW))
-            audios.append(retriever.embed_audio(batch.audio_BTN))
+            batch = collate(clips)
+            videos.append(encoder.embed_video(batch.video_BTCHW))
+            audios.append(encoder.embed_audio(batch.audio_BTN))
         progress.advance(len(positions))
     if not used:
         raise DataError(f"{settings.data}: no clip could be decoded; {skips.summary}")

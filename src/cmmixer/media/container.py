@@ -87,16 +87,24 @@ def check_file(path: str | Path) -> str:
     return os.path.abspath(name)
 
 
-def open_container(path: str, limit_seconds: float) -> InputContainer:
-    """Opens a checked path. Only local files are ever read, even where a play list names others."""
+def open_container(path: str, limit_seconds: float, options: dict[str, str] | None = None) -> InputContainer:
+    """Opens a checked path, with FFmpeg's options. Only local files are ever read, even where a play list names others."""
     with media_errors(path):
         return av.open(
             path,
             mode="r",
-            options={"protocol_whitelist": "file"},
+            options={"protocol_whitelist": "file", **(options or {})},
             metadata_errors="replace",
             timeout=(limit_seconds, limit_seconds),
         )
+
+
+def origin_seconds(container: InputContainer) -> float:
+    """The container's start; it is at most that of its streams."""
+    if container.start_time is not None:
+        return container.start_time / av.time_base
+    starts = [float(s.start_time * s.time_base) for s in container.streams if s.start_time is not None and s.time_base]
+    return min(starts, default=0.0)
 
 
 def best_picture(container: InputContainer) -> VideoStream | None:

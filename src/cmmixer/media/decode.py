@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +27,13 @@ from cmmixer.errors import MediaError
 from cmmixer.media.container import (
     Deadline,
     StreamReader,
+    TimedFrame,
     best_picture,
     best_sound,
     check_file,
     media_errors,
     open_container,
+    origin_seconds,
     packet_end_seconds,
 )
 from cmmixer.media.picture import PictureFitter
@@ -138,7 +140,7 @@ class Film:
                 picture, sound = best_picture(container), best_sound(container)
                 if picture is None and sound is None:
                     raise MediaError(name, "unreadable", "has neither a picture nor a sound that can be decoded")
-                origin = _origin_seconds(container)
+                origin = origin_seconds(container)
                 duration = _duration_seconds(container, checked, origin, deadline)
                 info = FilmInfo(name, duration, _picture_info(picture), _sound_info(sound), container.format.name)
                 readers = [
@@ -227,12 +229,31 @@ class Film:
                     samples_TN[place] = stretch[offset : offset + length]
         return SoundWindows(samples_TN, centres_T, sample_rate_hz)
 
-    def _stretch(self, start_seconds: float, end_seconds: float, sample_rate_hz: int) -> NDArray[np.int16]:
-        assert self._sound is not None
-        assert self.info.sound is not None
+    def pictures_from(self, start_seconds: float) -> Iterator[TimedFrame]:
+        """Decoded pictures as they are, the first one on screen at `start_seconds`.
+
+        Raises:
+            MediaError: `no-picture`, `unreadable` or `time-limit`; also while it is read.
+        """
+        if self._picture is None:
+            raise MediaError(self.info.path, "no-picture", "has no picture, only sound")
+        with media_errors(self.info.path):
+            yield from _from_instant(self._picture.frames_from(start_seconds), start_seconds)
+
+    def sound_from(self, start_seconds: float) -> Iterator[TimedFrame]:
+        """Decoded sound as it is, the first frame early enough for the codec to have settled by `start_seconds`.
+
+        Raises:
+            MediaError: `no-sound`, `unreadable` or `time-limit`; also while it is read.
+        """
+        if self._sound is None or self.info.sound is None:
+            raise MediaError(self.info.path, "no-sound", "has no sound, only a picture")
         settle = max(_SETTLE_SECONDS, _SETTLE_SAMPLES / max(1, self.info.sound.sample_rate_hz))
-        frames = self._sound.frames_from(start_seconds - settle)
-        samples = lay_out(frames, start_seconds, end_seconds, sample_rate_hz)
+        with media_errors(self.info.path):
+            yield from self._sound.frames_from(start_seconds - settle)
+
+    def _stretch(self, start_seconds: float, end_seconds: float, sample_rate_hz: int) -> NDArray[np.int16]:
+        samples = lay_out(self.sound_from(start_seconds), start_seconds, end_seconds, sample_rate_hz)
         if samples is None:
             raise MediaError(self.info.path, "unreadable", "no part of its sound can be decoded")
         return samples
@@ -311,6 +332,17 @@ class _Cursor:
         return instant - self._upcoming.seconds > _DECODE_ON_SECONDS if key_frame is None else key_frame
 
 
+def _from_instant(frames: Iterator[TimedFrame], start_seconds: float) -> Iterator[TimedFrame]:
+    """Without the frames that were on screen before."""
+    current = next(frames, None)
+    for upcoming in frames:
+        if current is not None and upcoming.seconds > start_seconds + _SAME_INSTANT_SECONDS:
+            yield current
+        current = upcoming
+    if current is not None:
+        yield current
+
+
 def _passes(starts_T: NDArray[np.int64], length: int, share: int) -> list[list[int]]:
     """Windows in order of time, those less than `share` samples apart together."""
     order = [int(place) for place in np.argsort(starts_T, kind="stable")]
@@ -336,14 +368,6 @@ def _sound_info(stream: av.AudioStream | None) -> SoundInfo | None:
     if stream is None:
         return None
     return SoundInfo(stream.sample_rate or 0, stream.channels, stream.codec_context.name)
-
-
-def _origin_seconds(container: InputContainer) -> float:
-    """The container's start; it is at most that of its streams."""
-    if container.start_time is not None:
-        return container.start_time / av.time_base
-    starts = [float(s.start_time * s.time_base) for s in container.streams if s.start_time is not None and s.time_base]
-    return min(starts, default=0.0)
 
 
 def _duration_seconds(container: InputContainer, path: str, origin: float, deadline: Deadline) -> float:

@@ -20,45 +20,50 @@ from cmmixer.media.container import TimedFrame
 _EDGE_SECONDS = 0.02
 
 # Timestamps are rounded (to 1 ms in Matroska); a frame this close to the end of the one before follows it directly.
-_JOIN_SECONDS = 0.02
+JOIN_SECONDS = 0.02
 
 
 # Left to itself, mixing down to floats adds channels up: a loud 5.1 film would be clipped later.
 _NO_LOUDER = {"rematrix_maxval": "1.0"}
 
 
-class MonoMixer:
-    """Frames of any layout, format and rate -> mono float samples at one rate, that of the first frame."""
+class ChannelMixer:
+    """Frames of any layout, format and rate -> float samples of one layout at one rate.
 
-    def __init__(self, sample_rate_hz: int) -> None:
+    Args:
+        sample_rate_hz: rate that is wanted, usually that of the first frame.
+        layout: FFmpeg's name of the channels that are wanted.
+    """
+
+    def __init__(self, sample_rate_hz: int, layout: str = "mono") -> None:
         self._rate = sample_rate_hz
+        self._layout = layout
+        self._channels = len(av.AudioLayout(layout).channels)
         self._kind: tuple[str, str, int] | None = None
         self._resampler: av.AudioResampler | None = None
-        self._average = False
 
     def mix(self, frame: av.AudioFrame) -> NDArray[np.float32]:
-        """Samples of one frame, float32 (N,), full scale is 1."""
+        """Samples of one frame, float32 (channels, N), full scale is 1."""
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self._kind:
-            self._kind, self._average = kind, False
-            self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=self._rate, options=_NO_LOUDER)
+            self._kind = kind
+            self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self._rate, options=_NO_LOUDER)
         # The resampler would otherwise compare timestamps, which are dealt with here.
         frame.pts = None
         try:
             return self._push(frame)
         except (av.FFmpegError, ValueError):
-            if self._average:
-                raise
             # A layout that FFmpeg has no recipe for: the plain average of its channels.
-            self._average = True
             self._resampler = av.AudioResampler(format="fltp", rate=self._rate)
             return self._push(frame)
 
     def _push(self, frame: av.AudioFrame) -> NDArray[np.float32]:
         assert self._resampler is not None
         parts = [np.asarray(part.to_ndarray(), np.float32) for part in self._resampler.resample(frame)]
-        mono = [part.mean(axis=0) if len(part) > 1 else part[0] for part in parts]
-        return mono[0] if len(mono) == 1 else np.concatenate([np.zeros(0, np.float32), *mono])
+        samples_CN = np.concatenate([np.zeros((len(parts[0]) if parts else 1, 0), np.float32), *parts], axis=1)
+        if len(samples_CN) == self._channels:
+            return samples_CN
+        return np.repeat(samples_CN.mean(axis=0, keepdims=True), self._channels, axis=0)
 
 
 def lay_out(
@@ -99,17 +104,17 @@ class _Buffer:
         self._skip = round(start_seconds * wanted_rate) - steps * wanted_step
         self._wanted = round(end_seconds * wanted_rate) - round(start_seconds * wanted_rate)
         self._samples = np.zeros(math.ceil((end_seconds + _EDGE_SECONDS) * own_rate) - self._first, np.float32)
-        self._mixer = MonoMixer(own_rate)
+        self._mixer = ChannelMixer(own_rate)
         self._next: int | None = None
 
     def add(self, seconds: float, frame: av.AudioFrame) -> bool:
         """Lays one frame down; False once a frame begins after the end."""
         place = round(seconds * self._own_rate) - self._first
-        if self._next is not None and abs(place - self._next) <= _JOIN_SECONDS * self._own_rate:
+        if self._next is not None and abs(place - self._next) <= JOIN_SECONDS * self._own_rate:
             place = self._next
         if place >= len(self._samples):
             return False
-        samples = self._mixer.mix(frame)
+        (samples,) = self._mixer.mix(frame)
         self._next = place + len(samples)
         if self._next > 0:
             part = samples[max(0, -place) : max(0, len(self._samples) - place)]
