@@ -12,6 +12,7 @@ Letters: Q moments of the query, T frames of a moment, E values of a vector.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import shutil
@@ -282,6 +283,8 @@ def best_moments(
     limit = max(_FIRST_CANDIDATES, 8 * k, top)
     # A few keys are looked for by the database; a list of many would be slower than leaving out the rest afterwards.
     few = batches if batches is not None and len(batches) <= _FEW_BATCHES else None
+    # An approximate index gives fewer than it was asked for though there are more.
+    approximate = not exact and few is None and library.plan(target) is not None
     while True:
         rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=few, exact=exact)
         named = library.named(row["batch"] for row in rows)
@@ -290,7 +293,8 @@ def best_moments(
         if top:
             _by_sequence(rows, asking, top)
         best = collapse(rows)[:k]
-        if limit >= everything or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
+        nothing_left_out = limit >= everything or (left_out == -math.inf and not approximate)
+        if nothing_left_out or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
             return best
         limit *= 4
 
@@ -308,12 +312,15 @@ def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> 
 
 
 def _best_left_out(rows: list[dict[str, Any]], limit: int) -> float:
-    """No moment outside the candidates scores higher than this: the last candidate of the most generous query moment."""
+    """No moment outside the candidates scores higher than this: the last candidate of the most generous query moment.
+
+    Minus infinity: there is none outside.
+    """
     last: dict[int, tuple[int, float]] = {}
     for row in rows:
         count, score = last.get(row["query"], (0, 1.0))
         last[row["query"]] = (count + 1, min(score, row["score"]))
-    return max((score for count, score in last.values() if count == limit), default=-1.0)
+    return max((score for count, score in last.values() if count == limit), default=-math.inf)
 
 
 def collapse(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,8 +86,12 @@ class IsolatedPool:
             memory_mb: most memory (address space) of a process; 0 sets no limit.
         """
         self.workers = worker_count(workers)
-        limit = {"initializer": _limit_memory, "initargs": (memory_mb,)} if memory_mb else {}
-        self._pool = ProcessPool(max_workers=self.workers, context=_context(function), **limit)
+        self._options: dict[str, Any] = {"max_workers": self.workers, "context": _context(function)}
+        if memory_mb:
+            self._options |= {"initializer": _limit_memory, "initargs": (memory_mb,)}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pool = ProcessPool(**self._options)
 
     def run(self, function: Callable[[Item], Result], item: Item, *, seconds: float) -> Result:
         """`function(item)` in one of the processes; waits for it.
@@ -99,12 +105,23 @@ class IsolatedPool:
         return result
 
     def schedule(self, function: Callable[[Item], Result], item: Item, seconds: float) -> Future[Result]:
-        """Queues `function(item)`; it is ended when it takes longer than this."""
-        future: Future[Result] = self._pool.schedule(function, args=(item,), timeout=seconds)
+        """Queues `function(item)`; it is ended when it takes longer than this.
+
+        Raises:
+            RuntimeError: the pool was closed.
+        """
+        with self._lock:
+            # A process that is killed while it waits for work takes the whole pool with it; a new one is soon made.
+            if not self._pool.active and not self._closed:
+                self._pool.stop()
+                self._pool.join()
+                self._pool = ProcessPool(**self._options)
+            future: Future[Result] = self._pool.schedule(function, args=(item,), timeout=seconds)
         return future
 
     def close(self) -> None:
         """Ends the processes; what still runs is given up."""
+        self._closed = True
         self._pool.stop()
         self._pool.join()
 
@@ -131,7 +148,7 @@ def _answer(item: Item, future: Future[Any], seconds_each: float) -> tuple[Item,
         return item, error
     except TimeoutError:
         return item, MediaError(_path_of(item), "time-limit", f"took longer than {seconds_each:g} s")
-    except (ProcessExpired, MemoryError) as error:
+    except (ProcessExpired, BrokenProcessPool, MemoryError) as error:
         code = getattr(error, "exitcode", None)
         told = (
             "ran out of memory" if isinstance(error, MemoryError) else f"the decoder's process died (exit code {code})"

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 
 from cmmixer.serving import problems, routes_jobs, routes_library, routes_search, schema
-from cmmixer.serving.guard import COOKIE, Guard
+from cmmixer.serving.guard import COOKIE, BodyLimit, Guard
 from cmmixer.serving.metrics import Measured
 from cmmixer.serving.problems import KINDS, ProblemError, responses
 from cmmixer.serving.service import PREFIX, Service
@@ -42,16 +42,18 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        max_body_size=_LARGEST_BODY,
         separate_input_output_schemas=False,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
+    app.state.service = service
     problems.install(app)
     for router in (routes_search.router(service), routes_library.router(service), routes_jobs.router(service)):
         app.include_router(router, prefix=PREFIX)
     _add_sessions(app, service)
     _add_health(app, service)
     _add_page(app)
+    sizes = {f"{PREFIX}/queries": service.settings.max_upload_mb << 20}
+    app.add_middleware(BodyLimit, most_bytes=_LARGEST_BODY, sizes=sizes)
     app.add_middleware(Guard, host=service.settings.host, token=service.token)
     app.add_middleware(Measured, metrics=service.metrics)
     return app

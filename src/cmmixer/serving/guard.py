@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -110,6 +111,42 @@ class Guard:
         if site is not None:
             return site in ("same-origin", "none")
         return origin is None or (_is_plain(origin) and urlsplit(origin).netloc == headers.get("host"))
+
+
+class BodyLimit:
+    """ASGI middleware that refuses bodies that are too large, at once where they say so, else as soon as they are."""
+
+    def __init__(self, app: ASGIApp, *, most_bytes: int, sizes: Mapping[str, int]) -> None:
+        """`most_bytes` is for all paths but those of `sizes`."""
+        self._app = app
+        self._most_bytes = most_bytes
+        self._sizes = sizes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = self._sizes.get(scope["path"], self._most_bytes)
+        told = Headers(scope=scope).get("content-length", "0")
+        got = 0
+
+        async def counted() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > most:
+                raise HTTPException(413, _too_much(most))
+            return message
+
+        if not told.isdecimal() or int(told) > most:
+            await answer("too-large", _too_much(most), {"connection": "close"})(scope, receive, send)
+        else:
+            await self._app(scope, counted, send)
+
+
+def _too_much(most_bytes: int) -> str:
+    shown = f"{most_bytes >> 20} MB" if most_bytes >= 1 << 20 else f"{most_bytes >> 10} kB"
+    return f"got more than {shown}, which is the most that is taken here"
 
 
 def _is_plain(host: str) -> bool:

@@ -283,10 +283,11 @@ class LiveLibrary:
         """
         if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS:
             with self._lock:
-                self._looked = time.monotonic()
                 version = self._written()
                 if version != self._version:
                     self._snapshot, self._version = Snapshot.read(self.folder), version
+                # Not before: what could not be read is tried again by the next one who asks.
+                self._looked = time.monotonic()
         return self._snapshot
 
     def look_again(self) -> None:

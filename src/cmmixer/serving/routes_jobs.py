@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import PurePath
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from cmmixer.serving import schema
-from cmmixer.serving.jobs import ENDED
+from cmmixer.serving.jobs import ENDED, Job
 from cmmixer.serving.problems import responses
 from cmmixer.serving.service import Service
 
@@ -23,6 +23,12 @@ _LOOK_SECONDS = 0.15
 def router(service: Service) -> APIRouter:
     """The endpoints."""
     routes = APIRouter(tags=["indexing"])
+
+    def found(job: JobId) -> Job:
+        """Before the answer begins: once events flow, no problem can be told any more."""
+        return service.jobs.get(job)
+
+    known = Depends(found)
 
     @routes.get("/folders", summary="Folders that may be indexed", responses=responses("not-found", "gone", "outside"))
     def folders(
@@ -66,8 +72,7 @@ def router(service: Service) -> APIRouter:
         response_class=EventSourceResponse,
         responses=responses("not-found"),
     )
-    async def events(job: JobId) -> AsyncIterator[ServerSentEvent]:
-        watched = service.jobs.get(job)
+    async def events(watched: Job = known) -> AsyncIterator[ServerSentEvent]:
         seen = -1
         while True:
             state, version = watched.state, watched.version

@@ -36,7 +36,6 @@ def router(service: Service) -> APIRouter:
         summary="Upload a film or a sound to search with",
         openapi_extra=_BODY,
         responses=responses("too-large", "too-long", "too-slow", "unusable-media", "busy", "disk-full"),
-        max_body_size=service.settings.max_upload_mb << 20,
     )
     async def upload(
         request: Request,

@@ -14,8 +14,6 @@ from rich.console import Console
 from cmmixer.config.serve import ServeSettings
 from cmmixer.errors import SettingsError
 from cmmixer.progress import NoProgress, Progress
-from cmmixer.serving.app import create_app
-from cmmixer.serving.service import Service
 
 _WANTED_FILES = 16384
 _BACKLOG = 2048
@@ -53,6 +51,10 @@ def serve(settings: ServeSettings, progress: Progress | None = None) -> Served:
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{shown}:{listener.getsockname()[1]}"
     with listener:
+        # Not at the top: an address that is taken is told before torch is waited for.
+        from cmmixer.serving.app import create_app
+        from cmmixer.serving.service import Service
+
         service = Service(settings)
         health = service.health()
         _allow_many_connections()
@@ -63,12 +65,11 @@ def serve(settings: ServeSettings, progress: Progress | None = None) -> Served:
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                backlog=_BACKLOG,
                 timeout_keep_alive=_IDLE_SECONDS,
                 timeout_graceful_shutdown=_STOP_SECONDS,
             )
         )
-        # A port that programs wait for must be on the line as soon as it answers, whatever the progress bar does.
+        listener.listen(_BACKLOG)
         progress.start(None, f"{health.items} files, {health.moments} moments at {address}")
         Console(stderr=True).print(f"CMMixer is at {address}  (Ctrl-C stops it)", highlight=False, soft_wrap=True)
         server.run([listener])

@@ -214,7 +214,10 @@ function key(event) {
 function listen() {
   window.addEventListener("hashchange", route);
   document.addEventListener("keydown", key);
-  for (const id of ["pick", "pick-again"]) find(id).addEventListener("change", (event) => { send(event.target.files[0]); event.target.value = ""; });
+  for (const id of ["pick", "pick-again"]) {
+    find(id).addEventListener("change", (event) => { send(event.target.files[0]); event.target.value = ""; });
+    find(id).addEventListener("keydown", (event) => { if (event.key === "Enter") event.target.click(); });
+  }
   find("upload-cancel").addEventListener("click", () => travelling?.cancel());
   find("more-hits").addEventListener("click", () => search(next));
   find("open-help").addEventListener("click", () => find("help-dialog").showModal());
