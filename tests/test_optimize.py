@@ -216,7 +216,7 @@ def test_moments_that_no_file_names_and_the_command_search(
 ) -> None:
     query = drawn[1][0]
     moments = [Moment(Span(0.0, 1.0), query, query)]
-    monkeypatch.setattr("cmmixer.searching.embed_file", lambda *arguments, **options: moments)
+    monkeypatch.setattr("cmmixer.searching.asking.embed_file", lambda *arguments, **options: moments)
     expected = vectors.slow_nearest(drawn[0], query, 11)
     lancedb.connect(library).open_table("files").delete(f"name = '/sounds/{expected[0]}.wav'")  # as after a kill
 
