@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: help install quickstart test check format lint types layers clean
+.PHONY: help install system quickstart test check format lint types layers clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,14 +14,17 @@ install: $(STAMP) ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,probe,inspect,export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,probe,inspect,serve,bench,export,dev]'
 	touch $(STAMP)
+
+system: ## Chromium for the tests of the page, where this is Debian and we are root
+	sh tests/system-packages.sh
 
 quickstart: $(STAMP) ## films -> pretrain -> finetune -> evaluate -> index -> search -> report, about 10 minutes
 	$(BIN)/cmmixer quickstart
 
 # Tests train very small networks beside decoder processes: a second thread would spin more than it computes.
-test: $(STAMP) ## run the tests
+test: $(STAMP) system ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: format lint types layers test ## everything that must hold before a change lands

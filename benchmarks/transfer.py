@@ -1,10 +1,12 @@
-"""What the encoder tells about labels it was never given: linear probes on sounds, films and both.
+"""What the encoder tells about labels it was never given: linear probes and fine-tuning on sounds, films and both.
 
     python -m benchmarks.transfer --esc50 ../shared/data/esc50 --runs runs/quickstart/pretrain runs/quickstart/finetune
+    python -m benchmarks.transfer --mode finetune --runs runs/quickstart/pretrain
 
 ESC-10 with its official five folds, fold 4 of ESC-50 split by source recording, and made-up films of another seed than any
-training (class: shape of the body that sounds), as a Kinetics list and twice as long as a clip, so that several clips of a
-film are averaged. Figures go to `benchmarks/results/transfer.json`; `docs/transfer.md` is written from that file.
+training (class: shape of the body that sounds), as a Kinetics list and twice as long as a clip; ten clips of each file are
+averaged. Each row is written to `benchmarks/results/transfer.json` at once and left out by the next call for the same run;
+`docs/transfer.md` is written from that file.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT, DOCUMENT = ROOT / "benchmarks" / "results" / "transfer.json", ROOT / "docs" / "transfer.md"
 FILMS, FILM_SEED, FILM_SECONDS = 300, 9_001, 8.0
 KINDS = {
-    "trained": "its towers",
-    "untrained": "the same, untrained",
-    "statistics": "means and spreads, no network",
+    "linear": ("its towers", "the same, untrained", "means and spreads, no network"),
+    "finetune": ("its towers, trained on", "the same, from scratch", "means and spreads, no network"),
 }
+WAYS = ("trained", "untrained", "statistics")
+# Of fine-tuning: every clip of every training file is seen so often.
+EPOCHS = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,30 +40,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--esc50", type=Path, default=ROOT.parent / "shared" / "data" / "esc50")
     parser.add_argument("--runs", nargs="+", default=[], help="runs of pretrain or finetune")
+    parser.add_argument("--mode", choices=tuple(KINDS), default="linear")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "transfer")
     parser.add_argument("--table", action="store_true", help="write the document from what is there, run nothing")
     options = parser.parse_args(arguments)
     if not options.table:
-        rows = []
         sets = _sets(options.esc50, options.work)
         for run in options.runs:
             for words, data, task, label in sets:
-                settings = ProbeSettings(
-                    model=run, data=str(data), task=task, label=label, out=str(options.work / "probe"), workers=1
-                )
-                result = probe(settings).result
-                card = checkpoint.load_card(run)
-                rows.append(
-                    {
-                        "set": words,
-                        "run": f"{card.kind}, {card.clips_seen:,} clips seen, trained on {(card.data or {}).get('clips')} clips",
-                        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-                        **{name: value for name, value in result.items() if name not in ("out", "data", "model")},
-                    }
-                )
-        # A line for each row: confusion tables would fill thousands.
-        RESULT.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
-    DOCUMENT.write_text(document(json.loads(RESULT.read_text())))
+                _probe_once(run, options.mode, words, data, task, label, options.work)
+    DOCUMENT.write_text(document(_rows()))
+
+
+def _rows() -> list[dict[str, Any]]:
+    return list(json.loads(RESULT.read_text())) if RESULT.exists() else []
+
+
+def _probe_once(run: str, mode: str, words: str, data: Path, task: str, label: str, work: Path) -> None:
+    card, rows = checkpoint.load_card(run), _rows()
+    if any((row["set"], row["mode"], row["model_id"]) == (words, mode, card.model_id) for row in rows):
+        return
+    settings = ProbeSettings(
+        model=run, data=str(data), task=task, label=label, mode=mode, epochs=EPOCHS, out=str(work / "probe"),
+        overwrite=True, workers=1,
+    )  # fmt: skip
+    result = probe(settings).result
+    rows.append(
+        {
+            "set": words,
+            "run": f"{card.kind}, {card.clips_seen:,} clips seen, trained on {(card.data or {}).get('clips')} clips",
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            **{name: value for name, value in result.items() if name not in ("out", "data", "model")},
+        }
+    )
+    # A line for each row: confusion tables would fill thousands.
+    RESULT.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 
 def _sets(esc50: Path, work: Path) -> list[tuple[str, Path, str, str]]:
@@ -108,30 +123,53 @@ def _manifest(path: Path, esc50: Path, rows: Sequence[dict[str, str]], *, folds:
 
 
 def document(rows: Sequence[dict[str, Any]]) -> str:
-    """The document, made from the stored rows."""
+    """The page, as Markdown."""
     first = rows[0]
     lines = [
         "# What the encoder tells about labels",
         "",
-        "Written by `python -m benchmarks.transfer`; do not edit. Linear probes (`cmmixer probe`): multinomial logistic regression on features that stay as",
-        "they are, each file's the mean over its clips; the penalty is chosen within the training files. Accuracy over all files, each tested by what was learnt",
-        "from the other folds, with a 95 % bootstrap interval over files. Nothing here was trained on these sounds: the runs learnt from small made-up films.",
+        "Written by `python -m benchmarks.transfer`; do not edit. Accuracy over all files, each tested by what was learnt from the other folds, with a 95 % bootstrap interval",
+        f"over files. {first['clips']} clips of each file, evenly from its start to its end, cropped at the centre, are averaged. No run here was trained on these sounds or films: they learnt from other,",
+        "made-up films.",
         "",
-        f"{first['machine']['cores']} cores, GPU: {first['machine']['cuda']}, torch {first['machine']['torch']}; {first['date']}.",
+        f"{first['machine']['cores']} cores, GPU: {first['machine']['cuda']}, torch {first['machine']['torch']}; {', '.join(sorted({row['date'] for row in rows}))}.",
         "",
-        f"| set | files | run | {' | '.join(KINDS.values())} | guessing |",
-        f"|---|---|---|{'---|' * len(KINDS)}---|",
+        "## Linear probes",
+        "",
+        "`cmmixer probe`: multinomial logistic regression on features that stay as they are; its penalty is chosen within the training files.",
+        "",
+        *_table(rows, "linear"),
+        "",
     ]
-    for row in rows:
-        cells = []
-        for kind in KINDS:
-            low, high = row[kind]["interval"]
-            cells.append(f"{row[kind][row['metric']]:.3f} [{low:.3f}, {high:.3f}]")
-        lines.append(f"| {row['set']} | {row['files']} | {row['run']} | {' | '.join(cells)} | {row['chance']:.3f} |")
-    lines.append("")
+    if any(row["mode"] == "finetune" for row in rows):
+        lines += [
+            "## Fine-tuning",
+            "",
+            f"`cmmixer probe --mode finetune`: the towers are trained on, from their own linear probe on; every clip of the training files is seen {EPOCHS} times, with the default augmentation.",
+            "The last column is the linear classifier on plain statistics again.",
+            "",
+            *_table(rows, "finetune"),
+            "",
+        ]
     if SENSES.exists():
         lines += table(json.loads(SENSES.read_text()))
     return "\n".join(lines)
+
+
+def _table(rows: Sequence[dict[str, Any]], mode: str) -> list[str]:
+    lines = [
+        f"| set | files | run | {' | '.join(KINDS[mode])} | guessing |",
+        f"|---|---|---|{'---|' * len(WAYS)}---|",
+    ]
+    for row in rows:
+        if row["mode"] != mode:
+            continue
+        cells = []
+        for way in WAYS:
+            low, high = row[way]["interval"]
+            cells.append(f"{row[way][row['metric']]:.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {row['set']} | {row['files']} | {row['run']} | {' | '.join(cells)} | {row['chance']:.3f} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from cmmixer.indexing import index, refresh
 from tests.coloured_films import ColourEncoder
 
 
-def decode_here(function: Callable[[Any], Any], items: Any, *, workers: int, seconds_each: float) -> Iterator[Any]:
+def decode_here(
+    function: Callable[[Any], Any], items: Any, *, workers: int, seconds_each: float, pool: Any
+) -> Iterator[Any]:
     """map_isolated without its processes: what is tested is not the decoding."""
     for item in items:
         try:

@@ -89,8 +89,8 @@ def test_long_films_come_in_pieces_that_join_exactly(tmp_path: Path, monkeypatch
     long = film(tmp_path / "long.mp4", [RED, GREEN, BLUE] * 4)
     short = film(tmp_path / "short.mp4", [BLUE])
     whole = decode_piece(Piece(0, file_entry(long)), CUT)
-    assert whole.moments_of_film == 23
-    # The size is read in this process too; the decoder processes get it with the work.
+    assert (len(whole.spans), whole.further) == (23, [])
+    monkeypatch.setattr(moments_module, "map_isolated", _here)
     monkeypatch.setattr(Cut, "piece_moments", property(lambda self: 5))
     parts = {piece.first: piece for piece, _ in _decoded_here([long, short])}
     assert sorted(parts) == [0, 5, 10, 15, 20]
@@ -121,7 +121,7 @@ def test_a_film_in_pieces_is_yielded_once_and_whole(tmp_path: Path, monkeypatch:
     assert [m.span.start_seconds for m in films[0].moments] == [0, 0.5, 1, 1.5, 2, 2.5, 3]
 
 
-def _here(function, items, *, workers, seconds_each):  # type: ignore[no-untyped-def]
+def _here(function, items, *, workers, seconds_each, pool):  # type: ignore[no-untyped-def]
     """map_isolated without processes."""
     for item in items:
         try:
@@ -228,3 +228,19 @@ def test_embed_writes_parquet_in_order(tmp_path: Path) -> None:
     card = json.loads(table.schema.metadata[b"cmmixer"])
     assert (card["model_id"], card["embed_dim"], card["clip"]["frames"]) == (ColourEncoder().id, 4, 2)
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_frames_are_written_beside_the_moments(tmp_path: Path) -> None:
+    film(tmp_path / "data" / "a.mp4", [RED, BLUE], sound=None)
+    out = tmp_path / "vectors.parquet"
+    embed(
+        EmbedSettings(model="-", data=str(tmp_path / "data"), out=str(out), workers=1, frames=True),
+        encoder=ColourEncoder(),
+    )
+    rows = pq.read_table(out).to_pylist()
+    assert [row["audio_frames"] for row in rows] == [None] * 3
+    first, middle = np.array(rows[0]["video_frames"]), np.array(rows[1]["video_frames"])
+    assert first.shape == (2, 4)
+    assert all(_near(vector, RED) for vector in first)
+    assert _near(middle[0], RED)
+    assert _near(middle[1], BLUE)

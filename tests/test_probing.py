@@ -10,19 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from cmmixer import checkpoint
 from cmmixer.config import ClipSettings, ProbeSettings
 from cmmixer.data import moments as moments_module
 from cmmixer.data.manifest import Entry
-from cmmixer.errors import DataError
+from cmmixer.data.skips import SkipReport
+from cmmixer.data.spool import spool_clips
+from cmmixer.errors import CheckpointError, DataError
+from cmmixer.media.decode import read_clip
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.strip import frame_parts, pictures_to_patches, strip_grid
 from cmmixer.probing import probe
-from cmmixer.probing.classify import cross_validated, figures
-from cmmixer.probing.features import PlainStatistics, TowerFeatures
+from cmmixer.probing.classify import START_STRENGTH, cross_validated, figures, regression
+from cmmixer.probing.features import PlainStatistics, TowerFeatures, file_features
+from cmmixer.probing.finetuning import Finetuning
 from cmmixer.probing.labelled import Labelled, read_labelled
+from cmmixer.progress import NoProgress
 from cmmixer.train.pretrain import pretrain
+from cmmixer.types import Span
 from tests import killed_indexing
 from tests.coloured_films import BLUE, CLIP, GREEN, RED, film, sound
 from tests.conftest import PICO, random_clips, untrained_run
@@ -263,3 +270,144 @@ def test_sounds_alone_are_enough(tmp_path: Path) -> None:
         out=str(tmp_path / "out"), workers=1,
     )  # fmt: skip
     assert probe(settings).result["statistics"]["accuracy"] == 1.0
+
+
+def finetuning(tmp_path: Path, data: Path, **options: Any) -> ProbeSettings:
+    values = {
+        "model": str(tmp_path / "run"), "data": str(data), "task": "audiovisual", "mode": "finetune", "label": "colour",
+        "source": "take", "clips": 2, "epochs": 2, "batch_size": 6, "out": str(tmp_path / "out"), "workers": 1,
+        "bootstrap": 10, "flip_prob": 0.0, "crop_scale_min": 1.0, "gain_db": 0.0,
+    }  # fmt: skip
+    return ProbeSettings(**{**values, **options})
+
+
+def test_towers_are_trained_on_and_tested_on_what_they_did_not_see(tmp_path: Path) -> None:
+    data = coloured(tmp_path / "films")
+    (tmp_path / "films" / "red-0.mp4").write_bytes(b"no film")
+    untrained_run(tmp_path / "run", SMALL)
+    settings = finetuning(tmp_path, data)
+    result = probe(settings).result
+    assert (result["mode"], result["files"], result["skipped"]) == ("finetune", 17, 1)
+    assert result["trained"]["accuracy"] >= 0.8
+    assert "red-0.mp4" in (tmp_path / "out" / "skipped.txt").read_text()
+    folders = sorted(path.name for path in (tmp_path / "out" / "trained").iterdir())
+    assert folders == ["fold-0", "fold-1", "fold-2"]
+    card = checkpoint.load_card(tmp_path / "out" / "trained" / "fold-1")
+    assert card.options["classes"] == ["blue", "green", "red"]
+    # Five or six files of each class are learnt from, two clips of one second each... of films of one second: one.
+    assert (card.kind, card.parent) == ("classifier", checkpoint.load_card(tmp_path / "run").model_id)
+    assert list((tmp_path / "out").glob(".clips*")) == []
+
+
+def test_a_finished_probe_is_not_trained_again_and_another_one_is_refused(tmp_path: Path) -> None:
+    data = coloured(tmp_path / "films", per_class=3)
+    untrained_run(tmp_path / "run", SMALL)
+    first = probe(finetuning(tmp_path, data, batch_size=3)).result
+    weights = tmp_path / "out" / "trained" / "fold-0" / "latest"
+    written = weights.stat().st_mtime_ns
+    again = probe(finetuning(tmp_path, data, batch_size=3)).result
+    assert weights.stat().st_mtime_ns == written
+    assert again["trained"] == first["trained"]
+    with pytest.raises(CheckpointError, match=r"holds a classifier of another probe \(other sense_dropout\)"):
+        probe(finetuning(tmp_path, data, batch_size=3, sense_dropout=0.3))
+    with pytest.raises(CheckpointError, match=r"holds a classifier of another probe \(other lr\)"):
+        probe(finetuning(tmp_path, data, batch_size=3, lr=1e-3))
+    fold = tmp_path / "out" / "trained" / "fold-0"
+    with pytest.raises(
+        CheckpointError, match=r"got a classifier \(from `cmmixer probe --mode finetune`\), expected a retr"
+    ):
+        probe(finetuning(tmp_path, data, batch_size=3, model=str(fold)))
+    other = checkpoint.build(checkpoint.load_card(tmp_path / "run"), seed=7)
+    checkpoint.save(tmp_path / "run", checkpoint.load_card(tmp_path / "run"), other.state_dict(), {}, {}, keep=1)
+    with pytest.raises(CheckpointError, match=r"holds a classifier of another probe \(other model\)"):
+        probe(finetuning(tmp_path, data, batch_size=3))
+
+
+def test_fine_tuning_starts_at_the_linear_probe_and_averages_probabilities_over_clips(tmp_path: Path) -> None:
+    """With no step size worth the name the scores are those of a regression on the training clips' features."""
+    folder = tmp_path / "films"
+    chance, content = np.random.default_rng(0), []
+    for name, colour in COLOURS.items():
+        for number in range(4):
+            shades = [tuple(float(chance.uniform(0.4, 1.0)) * part for part in colour) for _ in range(2)]
+            film(folder / f"{name}-{number}.mp4", shades)
+            content.append({"path": f"{name}-{number}.mp4", "colour": name, "fold": 1 + number % 2})
+    data = table(folder, content)
+    untrained_run(tmp_path / "run", SMALL)
+    settings = finetuning(tmp_path, data, task="video", lr=1e-12, weight_decay=0.0, epochs=1, batch_size=4, clips=3)
+    labelled = read_labelled(str(data), label="colour", fold="fold", source="source", folds=5, seed=0)
+    card = checkpoint.load_card(tmp_path / "run")
+    towers = TowerFeatures.of_run(str(tmp_path / "run"), torch.device("cpu"))
+    clips = spool_clips(
+        labelled.entries, card.clip, tmp_path / "spool", even=3, picture=True, sound=False, workers=1,
+        file_seconds=30.0, progress=NoProgress(),
+    )  # fmt: skip
+    finder = Finetuning(settings, labelled, clips, ("video",), card, NoProgress())
+    got = finder.scores(towers.model, "trained")
+    with torch.no_grad():
+        features = towers.describe_video(torch.from_numpy(np.array(clips.pixels_RTCHW))).double().numpy()
+    truth = labelled.truth_FC[clips.files_R].argmax(1)
+    folds = labelled.folds_F[clips.files_R]
+    expected = np.zeros_like(got)
+    for fold in range(2):
+        train, test = folds != fold, folds == fold
+        mean, spread = features[train].mean(0), features[train].std(0)
+        model = LogisticRegression(max_iter=2000, C=START_STRENGTH)
+        model.fit((features[train] - mean) / spread, truth[train])
+        odds = model.predict_proba((features[test] - mean) / spread)
+        for file in np.unique(clips.files_R[test]):
+            expected[file] = odds[clips.files_R[test] == file].mean(0)
+    np.testing.assert_allclose(got, expected, atol=2e-3)
+    assert got.sum(1) == pytest.approx(np.ones(12))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_regression_s_logits_give_its_probabilities(classes: int) -> None:
+    chance = np.random.default_rng(0)
+    truth = np.eye(classes, dtype=bool)[np.arange(60) % classes]
+    features = chance.normal(size=(60, 5)) + 2 * truth @ chance.normal(size=(classes, 5))
+    weights, biases = regression(features, truth, several=False)
+    logits = torch.from_numpy(features @ weights.T + biases)
+    expected = (
+        LogisticRegression(max_iter=2000, C=START_STRENGTH).fit(features, truth.argmax(1)).predict_proba(features)
+    )
+    np.testing.assert_allclose(logits.softmax(1).numpy(), expected, atol=1e-6)
+    # A class that no training clip has is never named, and one that every clip has always.
+    absent = np.concatenate([truth, np.zeros((60, 1), bool)], axis=1)
+    weights, biases = regression(features, absent, several=False)
+    assert (features @ weights.T + biases).argmax(1).max() < classes
+    always = np.concatenate([truth, np.ones((60, 1), bool)], axis=1)
+    weights, biases = regression(features, always, several=True)
+    assert (features @ weights.T + biases)[:, -1].min() > 3
+
+
+def test_a_kinetics_list_is_probed_by_ten_clips_of_each_film(tmp_path: Path) -> None:
+    """`path label` lines; what is classified is the mean over ten clips evenly along the film."""
+    chance, lines = np.random.default_rng(0), []
+    for name, colour in COLOURS.items():
+        for number in range(4):
+            shades = [tuple(float(chance.uniform(0.3, 1.0)) * part for part in colour) for _ in range(3)]
+            film(tmp_path / "films" / f"{name}-{number}.mp4", shades)
+            lines.append(f"films/{name}-{number}.mp4 {name}")
+    (tmp_path / "train.list").write_text("\n".join(lines) + "\n")
+    untrained_run(tmp_path / "run", SMALL)
+    settings = ProbeSettings(
+        model=str(tmp_path / "run"), data=str(tmp_path / "train.list"), task="video", folds=2, workers=1,
+        out=str(tmp_path / "out"), bootstrap=10,
+    )  # fmt: skip
+    result = probe(settings).result
+    assert (result["files"], result["clips"], result["short"]) == (12, 10, 0)
+    assert result["statistics"]["accuracy"] == 1.0
+    entries = read_labelled(settings.data, label="label", fold="fold", source="source", folds=2, seed=0).entries
+    plain = PlainStatistics(SMALL)
+    found = file_features(
+        entries[:1], {"plain": plain}, SMALL, "video", clips=10, workers=1, file_seconds=30.0, skips=SkipReport(),
+        progress=NoProgress(),
+    )  # fmt: skip
+    described = []
+    for number in range(10):
+        start = number * 2.0 / 9
+        clip = read_clip(entries[0].path, Span(start, start + 1.0), SMALL, id="x", source="x", file_seconds=30.0)
+        assert clip.frames is not None
+        described.append(plain.describe_video(torch.from_numpy(clip.frames.pixels_THWC.transpose(0, 3, 1, 2)[None])))
+    np.testing.assert_allclose(found.columns["plain"][0], torch.cat(described).double().mean(0).numpy(), atol=1e-6)

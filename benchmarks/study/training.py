@@ -28,8 +28,9 @@ from cmmixer.evaluation.metrics import retrieval_metrics
 from cmmixer.losses import info_nce, sequence_vectors
 from cmmixer.mixer import draw_share
 from cmmixer.models.mae import MaskedAutoencoder, masked_mse
-from cmmixer.models.retriever import Embedding, Retriever, pool
-from cmmixer.models.strip import frame_parts, pictures_to_patches, strip_grid
+from cmmixer.models.pooling import tower_features
+from cmmixer.models.retriever import Embedding, Retriever
+from cmmixer.models.strip import strip_grid
 from cmmixer.pair_mix import draw_frame_rows, take_frames
 from cmmixer.train.optim import adamw
 from cmmixer.train.schedule import step_size
@@ -316,13 +317,10 @@ def _contrast(inputs: Inputs, cell: Cell) -> Loss:
 def _contrast_of_encoder(
     network: MaskedAutoencoder, video: Tensor, audio: Tensor, cell: Cell, chance: Generator, temperature: float = 0.1
 ) -> Tensor:
-    _, frames, _, height, width = video.shape
-    grid = strip_grid(height, width, frames, network.patch)
-    parts = frame_parts(frames, grid, network.patch, device=video.device)
     unit = []
     for pictures in (video, audio):
-        patches, noise = pictures_to_patches(pictures, network.patch), _noise(network, pictures, chance)
-        features, _ = pool(network.encoder.encode(patches, grid, mask_ratio=cell.mask_ratio, noise=noise), parts)
+        noise = _noise(network, pictures, chance)
+        features, _ = tower_features(network.encoder, pictures, network.patch, mask_ratio=cell.mask_ratio, noise=noise)
         # The batch's own statistics, as the retriever's heads use them.
         features = (features - features.mean(0)) * torch.rsqrt(features.var(0, correction=0) + 1e-5)
         unit.append(nn.functional.normalize(features, dim=-1))

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from cmmixer.version import __version__
 
 if TYPE_CHECKING:
+    from cmmixer.benching import bench
     from cmmixer.checkpoint import load_retriever
     from cmmixer.config import (
+        BenchSettings,
         DubSettings,
         EmbedSettings,
         EvaluateSettings,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         ProbeSettings,
         QuickstartSettings,
         SearchSettings,
+        ServeSettings,
         SynthesizeSettings,
     )
     from cmmixer.cutlist import write_csv, write_edl
@@ -44,12 +47,14 @@ if TYPE_CHECKING:
     from cmmixer.mixer import mix
     from cmmixer.probing import probe
     from cmmixer.searching import search
+    from cmmixer.serving.run import serve
     from cmmixer.train.finetune import finetune
     from cmmixer.train.pretrain import pretrain
     from cmmixer.walkthrough import quickstart
 
 _HOMES = {
     "DubSettings": "cmmixer.config",
+    "BenchSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
     "ExportSettings": "cmmixer.config",
@@ -61,8 +66,10 @@ _HOMES = {
     "ProbeSettings": "cmmixer.config",
     "QuickstartSettings": "cmmixer.config",
     "SearchSettings": "cmmixer.config",
+    "ServeSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
     "dub": "cmmixer.dubbing",
+    "bench": "cmmixer.benching",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
     "export": "cmmixer.exporting",
@@ -78,12 +85,14 @@ _HOMES = {
     "probe": "cmmixer.probing",
     "quickstart": "cmmixer.walkthrough",
     "search": "cmmixer.searching",
+    "serve": "cmmixer.serving.run",
     "synthesize": "cmmixer.media.synthetic.films",
     "write_csv": "cmmixer.cutlist",
     "write_edl": "cmmixer.cutlist",
 }
 
 __all__ = [
+    "BenchSettings",
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
@@ -96,8 +105,10 @@ __all__ = [
     "ProbeSettings",
     "QuickstartSettings",
     "SearchSettings",
+    "ServeSettings",
     "SynthesizeSettings",
     "__version__",
+    "bench",
     "dub",
     "embed",
     "evaluate",
@@ -114,6 +125,7 @@ __all__ = [
     "probe",
     "quickstart",
     "search",
+    "serve",
     "synthesize",
     "write_csv",
     "write_edl",

@@ -31,12 +31,14 @@ from cmmixer.atomic import explain_full_disk, folder_written_whole, write_atomic
 from cmmixer.config import ClipSettings, ModelSettings
 from cmmixer.config.check import from_dict
 from cmmixer.errors import CheckpointError, SettingsError
+from cmmixer.models.classifier import Classifier
 from cmmixer.models.mae import MaskedAutoencoder
 from cmmixer.models.retriever import Retriever
 from cmmixer.types import Statistics
 
 FORMAT = 1
-KINDS = ("mae", "retriever")
+# What made each kind; `build` makes its network.
+COMMANDS = {"mae": "pretrain", "retriever": "finetune", "classifier": "probe --mode finetune"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Card:
     """What a checkpoint is. Everything needed to build and use the network again stands here.
 
     Attributes:
-        kind: `mae` (pretrain) or `retriever` (finetune).
+        kind: `mae` (pretrain), `retriever` (finetune) or `classifier` (probe --mode finetune).
         model: sizes of the network.
         clip: geometry of a clip.
         statistics: what pictures and mel pictures are standardised with.
@@ -107,6 +109,8 @@ def build(card: Card, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         if card.kind == "mae":
             return MaskedAutoencoder(card.model, card.clip, **card.options)
+        if card.kind == "classifier":
+            return Classifier(card.model, card.clip, card.statistics, **card.options)
         return Retriever(card.model, card.clip, card.statistics, **card.options)
 
 
@@ -165,12 +169,22 @@ def resolve(path: str | Path) -> Path:
     )
 
 
-def load_card(path: str | Path) -> Card:
-    """The card of a run or checkpoint.
+def load_card(path: str | Path, *kinds: str) -> Card:
+    """The card of a run or checkpoint, of one of `kinds` where some are given.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of a newer format.
+        CheckpointError: it is missing, damaged, of a newer format, or of another kind.
     """
+    card = _read_card(path)
+    if kinds and card.kind not in kinds:
+        raise CheckpointError(
+            f"{path}: got a {card.kind} (from `cmmixer {COMMANDS[card.kind]}`), expected a {' or a '.join(kinds)}; "
+            f"run `cmmixer {COMMANDS[kinds[-1]]}` first"
+        )
+    return card
+
+
+def _read_card(path: str | Path) -> Card:
     file = resolve(path) / "card.json"
     try:
         values = json.loads(file.read_text())
@@ -223,12 +237,7 @@ def load_model(path: str | Path, kind: str | None = None, device: str | torch.de
     Raises:
         CheckpointError: missing, damaged, of another kind than `kind`, or its tensors do not fit its card.
     """
-    card = load_card(path)
-    if kind is not None and card.kind != kind:
-        command = {"mae": "pretrain", "retriever": "finetune"}
-        raise CheckpointError(
-            f"{path}: got a {card.kind} (from `cmmixer {command[card.kind]}`), expected a {kind}; run `cmmixer {command[kind]}` first"
-        )
+    card = load_card(path, *([] if kind is None else [kind]))
     model = build(card)
     fill(model, load_weights(path), str(path))
     return model.to(device).eval()

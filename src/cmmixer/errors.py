@@ -9,7 +9,8 @@
     │   ├── StoreError           a clip store that is missing, damaged or made with other settings
     │   └── SearchIndexError     an index that is missing, damaged or of another model
     └── InternalError            ours; exit code 1
-        └── NonFiniteError       a training step that gave NaN or infinity; the weights were not touched
+        ├── NonFiniteError       a training step that gave NaN or infinity; the weights were not touched
+        └── LostProcessError     another process of the same training ended before its time
 
 A message is one line: what was got, what was expected, where, and what to do.
 """
@@ -93,3 +94,7 @@ class InternalError(CMMixerError):
 
 class NonFiniteError(InternalError):
     """A training step gave NaN or infinity and was refused before it reached the weights."""
+
+
+class LostProcessError(InternalError):
+    """Another process of the same training ended before its time; the last checkpoint is sound."""

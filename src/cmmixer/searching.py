@@ -1,7 +1,8 @@
 """`cmmixer search`: a film, a silent film or a sound in; the moments of an index that go with it out.
 
 The query is cut into moments as the library was. Its pictures are compared with the library's sounds, or its sounds with
-the library's pictures, or on request any sense or both together with any, exactly (every moment is looked at). A hit is a moment of the library with the moment of the query
+the library's pictures, or on request any sense or both together with any. Every moment is looked at, unless the library is large
+and `cmmixer index --optimize` has made a plan whose recall was measured. A hit is a moment of the library with the moment of the query
 that it goes with best; of moments of one file that overlap or touch, the best one stands for all. On request the best
 moments are ordered anew by what happens when (`evaluation.sequence`).
 
@@ -11,12 +12,13 @@ Letters: Q moments of the query, T frames of a moment, E values of a vector.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,17 +31,19 @@ from rich.text import Text
 
 from cmmixer.config import SearchSettings
 from cmmixer.cutlist import FrameRate, source_timing, write_csv, write_edl
-from cmmixer.embedding import Encoder, embed_file, load_encoder
+from cmmixer.embedding import Encoder, Moment, embed_file, load_encoder
 from cmmixer.errors import CheckpointError, MediaError, SearchIndexError
 from cmmixer.evaluation.sequence import sequence_scores
 from cmmixer.indexing import MomentIndex
+from cmmixer.indexing.plan import EXACT
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.types import Span
 
 STANDARD_INPUT = "-"
 _FIRST_CANDIDATES = 64
+_FEW_BATCHES = 1000
 # What of the query finds a target, if nothing else is said.
-_FOUND_BY = {"audio": "video", "video": "audio", "film": "film"}
+FOUND_BY = {"audio": "video", "video": "audio", "film": "film"}
 _FOUND = {"audio": "sounds for", "video": "pictures for", "film": "films for"}
 # Where neither the query nor what it found has pictures.
 _USUAL_FRAMES_PER_SECOND = 25.0
@@ -83,6 +87,8 @@ class SearchResult:
         by: what of the query it was found by.
         hits: best first.
         moments: how many moments the index holds.
+        plan: how they were looked at: `exact`, or the kind of the approximate index.
+        recall: part of the nearest moments that it finds, as measured when it was made.
     """
 
     query: str
@@ -90,6 +96,8 @@ class SearchResult:
     by: str
     hits: list[Hit]
     moments: int
+    plan: str = EXACT
+    recall: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -97,6 +105,8 @@ class SearchResult:
             "target": self.target,
             "by": self.by,
             "moments_searched": self.moments,
+            "plan": self.plan,
+            "recall": self.recall,
             "hits": [asdict(hit) for hit in self.hits],
         }
 
@@ -106,12 +116,12 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """A moment of the query, and the vectors that ask with it: its own and, of one sense, its frames'."""
+class Asking:
+    """A moment of the query, and the vectors that ask with it: its own [E] and, of one sense, its frames' [T, E]."""
 
     span: Span
     vector_E: NDArray[np.float32]
-    frames_TE: NDArray[np.float32] | None
+    frames_TE: NDArray[np.float32] | None = None
 
 
 def search(
@@ -142,9 +152,12 @@ def search(
         target, by, asking = _cut_query(path, settings, library, encoder)
         own_rate = settings.fps or (source_timing(path).frames_per_second if settings.edl or settings.csv else None)
     progress.start(None, "searching")
-    best = _best(library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0)
+    top = settings.rerank_top if settings.rerank == "sequence" else 0
+    best = best_moments(library, asking, target, settings.k, top, exact=settings.exact)
     hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
-    result = SearchResult(settings.query, target, by, hits, library.count())
+    plan = None if settings.exact else library.plan(target)
+    followed = (EXACT, 1.0) if plan is None else (plan.kind, plan.recall)
+    result = SearchResult(settings.query, target, by, hits, library.count(), *followed)
     _take_along(result, settings, own_rate)
     return result
 
@@ -198,19 +211,19 @@ def _query_file(query: str, stdin: BinaryIO | None) -> Iterator[str]:
 
 def _cut_query(
     path: str, settings: SearchSettings, library: MomentIndex, encoder: Encoder
-) -> tuple[str, str, list[_Asking]]:
+) -> tuple[str, str, list[Asking]]:
     """What is searched for, what of the query it is found by, and the query's moments that ask for it.
 
     Raises:
         MediaError: the query cannot be used, or lacks the sense that finds the target.
     """
     wanted = settings.target
-    by = settings.by or (None if wanted is None else _FOUND_BY[wanted])
+    by = settings.by or (None if wanted is None else FOUND_BY[wanted])
     try:
         moments = embed_file(
             path,
             encoder,
-            stride_seconds=library.card.stride_seconds,
+            cutting=library.card.cutting,
             file_seconds=settings.file_seconds,
             picture=by != "audio",
             sound=by != "video",
@@ -221,38 +234,72 @@ def _cut_query(
         needs = {"video": "pictures", "audio": "sound"}[by]
         told = f"--for {wanted}" if settings.by is None else f"--by {by}"
         raise MediaError(fault.path, fault.reason, f"{fault.message}, and {told} searches with {needs}") from fault
-    if wanted is None or by is None:
-        wanted = "audio" if any(moment.video is not None for moment in moments) else "video"
-        by = _FOUND_BY[wanted]
+    wanted, by = senses(moments, settings.target, settings.by)
+    return wanted, by, asking_with(moments, by)
+
+
+def senses(moments: Sequence[Moment], target: str | None, by: str | None) -> tuple[str, str]:
+    """What is searched for and by which sense of these moments, where it was not said: the sense that they lack, or audio."""
+    if target is None:
+        target = "audio" if any(moment.video is not None for moment in moments) else "video"
+    return target, by or FOUND_BY[target]
+
+
+def asking_with(moments: Sequence[Moment], by: str) -> list[Asking]:
+    """The moments that have this sense, ready to ask; none may be left."""
     vectors = [(moment.span, getattr(moment, by), getattr(moment, f"{by}_frames", None)) for moment in moments]
-    return wanted, by, [_Asking(*vector) for vector in vectors if vector[1] is not None]
+    return [Asking(*vector) for vector in vectors if vector[1] is not None]
 
 
 # ------------------------------------------------------------------------------------------------------------- the hits
 
 
-def _best(library: MomentIndex, asking: list[_Asking], target: str, k: int, top: int) -> list[dict[str, Any]]:
-    """The k best moments, exactly: more candidates are fetched until none that was left out could be among them.
+def best_moments(
+    library: MomentIndex,
+    asking: list[Asking],
+    target: str,
+    k: int,
+    top: int = 0,
+    *,
+    batches: Collection[str] | None = None,
+    exact: bool = False,
+) -> list[dict[str, Any]]:
+    """The k best moments: more candidates are fetched until none that was left out could be among them.
 
-    With `top`, so many candidates of each query moment are ordered by their frames and stand before all others.
+    Args:
+        library: where to search.
+        asking: moments of the query.
+        target: `audio`, `video` or `film`.
+        k: how many.
+        top: so many candidates of each query moment are ordered by their frames and stand before all others.
+        batches: only moments with these keys (`FileRow.batch`); None: all.
+        exact: look at every moment, in an optimised index too.
+
+    Returns:
+        Rows of `MomentIndex.nearest`, best first, neighbours of one file merged.
     """
     vectors_QE = np.stack([moment.vector_E for moment in asking])
     everything = library.count()
     limit = max(_FIRST_CANDIDATES, 8 * k, top)
+    # A few keys are looked for by the database; a list of many would be slower than leaving out the rest afterwards.
+    few = batches if batches is not None and len(batches) <= _FEW_BATCHES else None
+    # An approximate index gives fewer than it was asked for though there are more.
+    approximate = not exact and few is None and library.plan(target) is not None
     while True:
-        rows = library.nearest(vectors_QE, target, limit, frames=top > 0)
+        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=few, exact=exact)
         named = library.named(row["batch"] for row in rows)
         left_out = _best_left_out(rows, limit)
-        rows = [row for row in rows if row["batch"] in named]
+        rows = [row for row in rows if row["batch"] in named and (batches is None or row["batch"] in batches)]
         if top:
             _by_sequence(rows, asking, top)
         best = collapse(rows)[:k]
-        if limit >= everything or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
+        nothing_left_out = limit >= everything or (left_out == -math.inf and not approximate)
+        if nothing_left_out or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
             return best
         limit *= 4
 
 
-def _by_sequence(rows: list[dict[str, Any]], asking: list[_Asking], top: int) -> None:
+def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> None:
     """Gives each query moment's best `top` rows their sequence scores; `timed` says which have one."""
     for number, moment in enumerate(asking):
         own = sorted((row for row in rows if row["query"] == number), key=lambda row: (-row["score"], row["id"]))
@@ -265,12 +312,15 @@ def _by_sequence(rows: list[dict[str, Any]], asking: list[_Asking], top: int) ->
 
 
 def _best_left_out(rows: list[dict[str, Any]], limit: int) -> float:
-    """No moment outside the candidates scores higher than this: the last candidate of the most generous query moment."""
+    """No moment outside the candidates scores higher than this: the last candidate of the most generous query moment.
+
+    Minus infinity: there is none outside.
+    """
     last: dict[int, tuple[int, float]] = {}
     for row in rows:
         count, score = last.get(row["query"], (0, 1.0))
         last[row["query"]] = (count + 1, min(score, row["score"]))
-    return max((score for count, score in last.values() if count == limit), default=-1.0)
+    return max((score for count, score in last.values() if count == limit), default=-math.inf)
 
 
 def collapse(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -291,7 +341,7 @@ def collapse(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _hit(rank: int, row: dict[str, Any], target: str, asking: list[_Asking]) -> Hit:
+def _hit(rank: int, row: dict[str, Any], target: str, asking: list[Asking]) -> Hit:
     path = row["audio_path"] if target == "audio" and row["audio_path"] is not None else row["path"]
     span = asking[row["query"]].span
     return Hit(
@@ -304,16 +354,16 @@ def _hit(rank: int, row: dict[str, Any], target: str, asking: list[_Asking]) -> 
         query_end_seconds=span.end_seconds,
         source=row["source"],
         label=row["label"],
-        missing=not _is_on_disk(path),
+        missing=on_disk(path) is None,
     )
 
 
-def _is_on_disk(path: str) -> bool:
-    """Paths of the index are text; bytes that are not stand in it in hexadecimal."""
+def on_disk(path: str) -> str | bytes | None:
+    """Where a path of an index lies, or None if nothing does: bytes that are not text stand in an index in hexadecimal."""
     if os.path.exists(path):
-        return True
+        return path
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
-    return os.path.exists(raw)
+    return raw if os.path.exists(raw) else None
 
 
 # ------------------------------------------------------------------------------------------------------ on the terminal
@@ -322,7 +372,7 @@ def _is_on_disk(path: str) -> bool:
 def render(result: SearchResult) -> Table:
     """The hits as a table, best first; times as minutes:seconds."""
     what = _FOUND[result.target]
-    if result.by != _FOUND_BY[result.target]:
+    if result.by != FOUND_BY[result.target]:
         what += {"audio": " the sound of", "video": " the pictures of", "film": " picture and sound of"}[result.by]
     query = "standard input" if result.query == STANDARD_INPUT else result.query
     table = Table(title=Text(f"{what} {query}"), title_justify="left", title_style="bold", box=None, pad_edge=False)

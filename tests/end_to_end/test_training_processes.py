@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from cmmixer import checkpoint
-from tests.end_to_end.processes import cmmixer, start, torchrun
+from tests.end_to_end.processes import ENVIRONMENT, cmmixer, start, torchrun, torchrun_command
 
 
 def log(run: Path) -> list[dict[str, float]]:
@@ -99,6 +102,81 @@ def test_pretrain_killed_twice_ends_with_the_same_bits(store: Path, tmp_path: Pa
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert [row["step"] for row in log(tmp_path / "killed")] == list(range(1, 49))
     assert [row["loss"] for row in log(tmp_path / "killed")] == [row["loss"] for row in log(tmp_path / "whole")]
+
+
+def test_a_killed_process_ends_a_sliced_job_which_goes_on_alone(store: Path, tmp_path: Path) -> None:
+    flags = [
+        "pretrain",
+        "--data",
+        str(store),
+        "--preset",
+        "nano",
+        "--epochs",
+        "4",
+        "--num_workers",
+        "0",
+        "--lr",
+        "1e-3",
+    ]
+    flags += ["--warmup_epochs", "1", "--save_steps", "1", "--log_steps", "1", "--strategy", "fsdp"]
+    with (tmp_path / "told").open("w") as told:
+        job = subprocess.Popen(
+            torchrun_command(2, "cmmixer", *flags, "--batch_size", "4", "--out", str(tmp_path / "killed")),
+            stdout=told,
+            stderr=told,
+            env=ENVIRONMENT,
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while _newest(tmp_path / "killed") < 3:
+                assert job.poll() is None, "the job ended before it could be killed"
+                assert time.monotonic() < deadline, "the job never got there"
+                time.sleep(0.005)
+            second = next(child for child in psutil.Process(job.pid).children() if child.environ()["RANK"] == "1")
+            second.kill()
+            begun = time.monotonic()
+            assert job.wait(timeout=60) == 1
+        finally:
+            job.kill()
+    assert time.monotonic() - begun < 20
+    reason = (tmp_path / "told").read_text()
+    # Whichever is first: the other process misses its partner, or torchrun ends it.
+    assert "process 0 of 2 lost touch with another one" in reason or "process 0 of 2 was ended from outside" in reason
+    assert "Signal 9 (SIGKILL)" in reason
+    stopped = _newest(tmp_path / "killed")
+    assert 3 <= stopped < 16
+    # The very same command on one process: it takes the clips of both, so that the steps stay the same.
+    rest = cmmixer(*flags, "--batch_size", "4", "--out", tmp_path / "killed")
+    assert rest.returncode == 0, rest.stderr[-2000:]
+    whole = cmmixer(*flags, "--batch_size", "8", "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    assert [row["step"] for row in log(tmp_path / "killed")] == list(range(1, 17))
+    for resumed, uninterrupted in zip(log(tmp_path / "killed"), log(tmp_path / "whole"), strict=True):
+        assert resumed["loss"] == pytest.approx(uninterrupted["loss"], rel=1e-3)
+        assert resumed["lr"] == uninterrupted["lr"]
+    first, second_weights = (
+        load_file(checkpoint.resolve(tmp_path / name) / "weights.safetensors") for name in ("whole", "killed")
+    )
+    for name, value in first.items():
+        torch.testing.assert_close(second_weights[name], value, rtol=1e-2, atol=1e-3)
+    refused = cmmixer(*flags, "--batch_size", "6", "--out", tmp_path / "killed")
+    assert refused.returncode == 2
+    assert "batches of 8 clips, --batch_size 6 on 1 processes makes 6; leave --batch_size at 4" in refused.stderr
+
+
+def test_more_processes_than_clips_are_refused_before_anything_is_written(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    for film in sorted(films.glob("*.mp4"))[:2]:
+        shutil.copy(film, tmp_path / "two")
+    flags = ["pretrain", "--data", str(tmp_path / "two"), "--preset", "nano", "--batch_size", "1", "--num_workers", "1"]
+    done = torchrun(3, *flags, "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert (
+        "cmmixer: --batch_size: 1 x 3 processes x 1 accumulated need 3 clips for one step, and there are 2; "
+        "give fewer processes or more films" in done.stderr
+    )
+    assert "exitcode  : 2" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def _kill_beyond(run: Path, step: int, flags: list[str]) -> int:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmmixer.media.timeline import SLACK_SECONDS, clip_spans, frame_instants
+from cmmixer.media.timeline import SLACK_SECONDS, clip_spans, even_spans, frame_instants
 from cmmixer.types import Span
 
 LENGTHS = st.floats(0.05, 500.0)
@@ -78,3 +78,26 @@ def test_clips_lie_inside_the_film(duration: float, clip: float, stride: float, 
 def test_a_length_that_is_not_positive_is_refused(clip: float, stride: float) -> None:
     with pytest.raises(ValueError, match="positive length and stride"):
         clip_spans(10.0, clip, stride)
+
+
+def test_even_clips_reach_from_the_start_to_the_end() -> None:
+    assert [span.start_seconds for span in even_spans(22.0, 4.0, 10)] == [
+        0.0,
+        2.0,
+        4.0,
+        6.0,
+        8.0,
+        10.0,
+        12.0,
+        14.0,
+        16.0,
+        18.0,
+    ]
+    spans = even_spans(5.0, 4.0, 3)  # they overlap where the film is short
+    assert [(span.start_seconds, span.end_seconds) for span in spans] == [(0.0, 4.0), (0.5, 4.5), (1.0, 5.0)]
+    assert even_spans(10.0, 4.0, 1) == [Span(3.0, 7.0)]  # one clip is the middle
+    assert even_spans(4.0 - SLACK_SECONDS / 2, 4.0, 10) == [Span(0.0, 4.0)]
+    assert even_spans(1.5, 4.0, 10) == [Span(0.0, 1.5)]
+    assert even_spans(0.0, 4.0, 10) == []
+    with pytest.raises(ValueError, match=r"count of 1 or more; got 0 of 4\.0 s"):
+        even_spans(10.0, 4.0, 0)

@@ -10,7 +10,8 @@ from cmmixer.config import PRESETS, ClipSettings, ModelSettings
 from cmmixer.losses import info_nce
 from cmmixer.models.encoder import Encoded
 from cmmixer.models.mae import MaskedAutoencoder
-from cmmixer.models.retriever import Retriever, pool
+from cmmixer.models.pooling import pool
+from cmmixer.models.retriever import Retriever
 from cmmixer.models.strip import Grid, frame_parts, to_strip
 from cmmixer.types import Statistics
 from tests.conftest import PICO

@@ -122,7 +122,7 @@ COMMANDS = {
             "index",
             config.IndexSettings,
             "cmmixer.indexing:index",
-            "cmmixer index --model runs/fine --data ~/films --index library",
+            "cmmixer index --model runs/fine --data ~/films --index library\n  cmmixer index --index library --optimize",
         ),
         Command(
             "search",
@@ -136,6 +136,20 @@ COMMANDS = {
             "cmmixer.dubbing:dub",
             "cmmixer dub silent.mp4 music.wav -o dubbed.mp4 --start 12.5\n"
             "  cmmixer dub interview.mp4 music.wav -o dubbed.mov --duck --loudness_lufs -16",
+        ),
+        Command(
+            "serve",
+            config.ServeSettings,
+            "cmmixer.serving.run:serve",
+            "cmmixer serve --index library\n  cmmixer serve --index library --host 0.0.0.0 --token_file token.txt --roots /media/films",
+            extra="serve",
+        ),
+        Command(
+            "bench",
+            config.BenchSettings,
+            "cmmixer.benching:bench",
+            "cmmixer bench search --rows 1000000 --dim 256",
+            extra="bench",
         ),
         Command(
             "export",

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 from cmmixer.cli.commands import COMMANDS, Command
+from cmmixer.cli.together import explain_end, tell_torchrun
 from cmmixer.errors import CMMixerError, SettingsError
 from cmmixer.version import __version__
 
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
+        with explain_end():
+            return _dispatch(arguments)
     except CMMixerError as fault:
         _complain(" ".join(str(fault).split("\n")))
         return fault.exit_code
@@ -104,6 +106,7 @@ def _quiet_libraries() -> None:
 
 def _complain(line: str) -> None:
     print(f"cmmixer: {line}", file=sys.stderr)
+    tell_torchrun(line)
 
 
 def _unexpected(fault: BaseException) -> int:

@@ -5,6 +5,7 @@ and `augment` chance; `training` the loop; `commands` one class per command, mad
 """
 
 from cmmixer.config.augment import AugmentSettings
+from cmmixer.config.bench import BenchSettings
 from cmmixer.config.clip import ClipOptions, ClipSettings
 from cmmixer.config.commands import (
     EmbedSettings,
@@ -14,21 +15,25 @@ from cmmixer.config.commands import (
     InspectSettings,
     PrepareSettings,
     PretrainSettings,
-    ProbeSettings,
     QuickstartSettings,
     SearchSettings,
     SynthesizeSettings,
 )
+from cmmixer.config.cutting import CuttingSettings
 from cmmixer.config.dub import DubSettings
 from cmmixer.config.export import ExportSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
+from cmmixer.config.probe import ProbeSettings
+from cmmixer.config.serve import ServeSettings
 
 __all__ = [
     "PRESETS",
     "AugmentSettings",
+    "BenchSettings",
     "ClipOptions",
     "ClipSettings",
+    "CuttingSettings",
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
@@ -44,6 +49,7 @@ __all__ = [
     "ProbeSettings",
     "QuickstartSettings",
     "SearchSettings",
+    "ServeSettings",
     "SynthesizeSettings",
     "preset",
 ]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from cmmixer.config.augment import AugmentSettings
 from cmmixer.config.check import at_least, one_of, within
 from cmmixer.config.clip import ClipOptions
+from cmmixer.config.cutting import CuttingSettings
 from cmmixer.config.mixer import MixerSettings
+from cmmixer.config.optimize import OptimizeSettings
 from cmmixer.config.presets import PRESETS
 from cmmixer.config.training import DEVICES, TrainingSettings
 from cmmixer.errors import SettingsError
@@ -15,7 +17,6 @@ from cmmixer.errors import SettingsError
 DIFFICULTIES = ("easy", "medium", "hard")
 SENSES = ("audio", "video", "film")
 LOSSES = ("infonce", "nt_xent")
-TASKS = ("audio", "video", "audiovisual")
 RERANKS = ("none", "sequence")
 HEAD_STARTS = ("canonical", "random")
 
@@ -237,30 +238,23 @@ class EvaluateSettings(DataSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MomentSettings:
+class MomentSettings(CuttingSettings):
     """How films are cut into moments for embedding and search.
 
     Attributes:
-        model: run or checkpoint of finetune
-        data: a folder of films and sounds, or any layout that pretrain takes
-        stride_seconds: a moment starts every so many seconds; default: half a clip
         batch_size: moments at a time
         workers: decoder processes; 0 takes every core
         file_seconds: longest time spent on one file; then it is skipped and listed
         device: auto, cpu or cuda
     """
 
-    model: str
-    data: str
-    stride_seconds: float | None = None
     batch_size: int = 32
     workers: int = 0
     file_seconds: float = 60.0
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.stride_seconds is not None:
-            within("stride_seconds", self.stride_seconds, 0.0, float("inf"), open_low=True, open_high=True)
+        CuttingSettings.__post_init__(self)
         at_least("batch_size", self.batch_size, 1)
         at_least("workers", self.workers, 0)
         within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
@@ -272,23 +266,43 @@ class EmbedSettings(MomentSettings):
     """Embed every moment of films and sounds into unit vectors, written as a Parquet file.
 
     Attributes:
+        model: run or checkpoint of finetune
+        data: a folder of films and sounds, or any layout that pretrain takes
         out: Parquet file: path, start and end of each moment, its vectors, None where a sense is missing
+        frames: write the vectors of each frame, and of the sound around it, beside those of the moment
     """
 
+    model: str
+    data: str
     out: str
+    frames: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexSettings(MomentSettings):
-    """Build or refresh a search index of moments.
+class IndexSettings(MomentSettings, OptimizeSettings):
+    """Build or refresh a search index of moments, and optimise it when they are many.
 
     Attributes:
         index: folder of the index
+        model: run or checkpoint of finetune
+        data: a folder of films and sounds, or any layout that pretrain takes; --optimize works without
         sync: also remove files that are gone from the data
     """
 
     index: str
+    model: str | None = None
+    data: str | None = None
     sync: bool = False
+
+    def __post_init__(self) -> None:
+        MomentSettings.__post_init__(self)
+        OptimizeSettings.__post_init__(self)
+        if self.data is None and not self.optimize:
+            raise SettingsError("missing: --data, what to index; or --optimize, to optimise what is there")
+        if self.data is None and self.sync:
+            raise SettingsError("--sync: compares an index with its data; give --data too")
+        if self.data is not None and self.model is None:
+            raise SettingsError("missing: --model, the run that embeds the data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +321,7 @@ class SearchSettings:
         edl: also write the hits as an edit decision list (CMX 3600) for an editing program to this file
         csv: also write the hits as a table to this file
         fps: frames per second of the timecodes in both; default: the query's, or the first hit's, or 25
+        exact: look at every moment, in an optimised index too
         model: run that made the index, if it has moved since
         file_seconds: longest time spent on decoding the query
         device: auto, cpu or cuda
@@ -322,6 +337,7 @@ class SearchSettings:
     edl: str | None = None
     csv: str | None = None
     fps: float | None = None
+    exact: bool = False
     model: str | None = None
     file_seconds: float = 60.0
     device: str = "auto"
@@ -342,50 +358,6 @@ class SearchSettings:
             )
         if self.fps is not None:
             within("fps", self.fps, 1.0, 240.0)
-        within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
-        one_of("device", self.device, DEVICES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeSettings:
-    """What a run's encoder tells about labels: a linear classifier, against untrained towers and plain statistics.
-
-    Attributes:
-        model: run or checkpoint of pretrain or finetune
-        data: labelled films or sounds, in any layout that names labels
-        task: audio, video, or audiovisual (both)
-        label: column of the class; several classes of a file are separated by `;`
-        fold: column of the fold; where the data has none, folds are made
-        folds: how many are made
-        source: column of the source film; no source may be in two folds
-        out: folder for the figures and the confusion picture
-        workers: decoder processes; 0 takes every core
-        file_seconds: longest time spent on one file; then it is skipped and listed
-        bootstrap: resamplings of the 95 % intervals
-        seed: of the folds, the untrained towers and the bootstrap
-        device: auto, cpu or cuda
-    """
-
-    model: str
-    data: str
-    task: str = "audiovisual"
-    label: str = "label"
-    fold: str = "fold"
-    folds: int = 5
-    source: str = "source"
-    out: str = "runs/probe"
-    workers: int = 0
-    file_seconds: float = 60.0
-    bootstrap: int = 1000
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        one_of("task", self.task, TASKS)
-        at_least("folds", self.folds, 2)
-        at_least("bootstrap", self.bootstrap, 1)
-        for name in ("workers", "seed"):
-            at_least(name, getattr(self, name), 0)
         within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
         one_of("device", self.device, DEVICES)
 

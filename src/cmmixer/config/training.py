@@ -9,6 +9,7 @@ from cmmixer.errors import SettingsError
 
 PRECISIONS = ("32-true", "bf16-mixed")
 DEVICES = ("auto", "cpu", "cuda")
+STRATEGIES = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class TrainingSettings:
     Attributes:
         out: folder of the run
         epochs: how many times every clip is seen
-        batch_size: clips per process and step
+        batch_size: clips per process and step; a run that goes on with another number of processes keeps the clips of a step
         lr: step size, used as it is
         blr: step size for a batch of 256 clips over all processes; lr = blr x clips / 256; give lr or blr, not both
         min_lr: where the cosine ends
@@ -33,6 +34,9 @@ class TrainingSettings:
         keep_gb: gigabytes of decoded clips that each of them keeps instead of decoding them again; 0 keeps none
         precision: 32-true or bf16-mixed
         device: auto, cpu or cuda
+        strategy: of several processes under torchrun: ddp (each holds everything) or fsdp (each holds a slice of weights and optimiser)
+        compile: the transformer blocks are compiled by torch (needs a C++ compiler; the first step takes longer)
+        grad_checkpointing: compute activations again in the backward pass instead of keeping them: less memory, a third more arithmetic
         save_minutes: minutes between checkpoints; the end of the run is always saved
         save_steps: steps between checkpoints, beside save_minutes; 0 counts minutes only
         keep: how many checkpoints stay
@@ -58,6 +62,9 @@ class TrainingSettings:
     keep_gb: float = 0.0
     precision: str = "32-true"
     device: str = "auto"
+    strategy: str = "ddp"
+    compile: bool = False
+    grad_checkpointing: bool = False
     save_minutes: float = 10.0
     save_steps: int = 0
     keep: int = 2
@@ -85,6 +92,7 @@ class TrainingSettings:
         within("beta2", self.beta2, 0.0, 1.0, open_high=True)
         one_of("precision", self.precision, PRECISIONS)
         one_of("device", self.device, DEVICES)
+        one_of("strategy", self.strategy, STRATEGIES)
         if self.lr is not None and self.blr is not None:
             raise SettingsError(f"--lr {self.lr} and --blr {self.blr}: give one of the two")
         for name in ("lr", "blr"):

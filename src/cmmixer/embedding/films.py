@@ -18,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmmixer.config import CuttingSettings
 from cmmixer.data.manifest import Entry, readable
 from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_films
 from cmmixer.data.skips import Skip
 from cmmixer.encoders import Encoder
 from cmmixer.errors import InternalError, MediaError
+from cmmixer.media.isolate import IsolatedPool
 from cmmixer.models.retriever import Embedding
 from cmmixer.progress import Progress
 from cmmixer.types import Span
@@ -101,12 +103,14 @@ def embed_moments(
     entries: Iterable[Entry],
     encoder: Encoder,
     *,
-    stride_seconds: float | None = None,
+    cutting: CuttingSettings | None = None,
     batch_size: int = 32,
     workers: int = 0,
     file_seconds: float = 60.0,
     picture: bool = True,
     sound: bool = True,
+    even: int | None = None,
+    pool: IsolatedPool | None = None,
     progress: Progress | None = None,
 ) -> Iterator[EmbeddedFilm]:
     """Embeds every moment of every entry; each entry is answered for exactly once, as soon as it is complete.
@@ -114,15 +118,19 @@ def embed_moments(
     Args:
         entries: films and sounds.
         encoder: the model.
-        stride_seconds: a moment starts every so many seconds; None: half a clip.
+        cutting: how films are cut; None: into moments of a clip's length, half of it apart.
         batch_size: moments at a time, of one or of many films.
         workers: decoder processes; 0 takes every core.
         file_seconds: longest time spent on one file, or on one piece of a long film.
         picture, sound: whether this sense is wanted.
+        even: so many moments evenly over each film, instead of the cutting's.
+        pool: decoder processes that are there already, instead of new ones.
         progress: told about every film.
     """
-    stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
-    cut = Cut(encoder.clip, stride, picture, sound, file_seconds)
+    cutting = (cutting or CuttingSettings()).of(encoder.clip)
+    assert cutting.stride_seconds is not None
+    clip = cutting.moment(encoder.clip)
+    cut = Cut(clip, cutting.stride_seconds, picture, sound, file_seconds, even, cutting.shots)
     video = _Batches(encoder.embed_video, batch_size)
     audio = _Batches(encoder.embed_audio, batch_size)
     open_films: dict[int, _OpenFilm] = {}
@@ -133,7 +141,7 @@ def embed_moments(
                 progress.advance()
             yield open_films.pop(number).close()
 
-    for piece, result in decode_films(entries, cut, workers=workers):
+    for piece, result in decode_films(entries, cut, workers=workers, pool=pool):
         film = open_films.setdefault(piece.number, _OpenFilm(piece))
         film.take(piece, result, cut, video, audio)
         yield from complete()
@@ -173,8 +181,7 @@ class _OpenFilm:
         if isinstance(result, MediaError):
             self.faults.append(result)
             return
-        if piece.first == 0:
-            self.pieces_due += (result.moments_of_film - 1) // cut.piece_moments
+        self.pieces_due += len(result.further)
         self.faults += result.faults
         for place, span in enumerate(result.spans):
             draft = _Draft(span)
@@ -235,10 +242,11 @@ def embed_file(
     path: str | Path,
     encoder: Encoder,
     *,
-    stride_seconds: float | None = None,
+    cutting: CuttingSettings | None = None,
     file_seconds: float = 60.0,
     picture: bool = True,
     sound: bool = True,
+    pool: IsolatedPool | None = None,
 ) -> list[Moment]:
     """The moments of one file, such as a query; decoded in a process of its own.
 
@@ -248,11 +256,12 @@ def embed_file(
     (film,) = embed_moments(
         [file_entry(path)],
         encoder,
-        stride_seconds=stride_seconds,
+        cutting=cutting,
         workers=1,
         file_seconds=file_seconds,
         picture=picture,
         sound=sound,
+        pool=pool,
     )
     if not film.moments:
         raise film.faults[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from rich.text import Text
 
 from cmmixer.atomic import TEMPORARY, explain_full_disk
-from cmmixer.config import EmbedSettings
+from cmmixer.config import CuttingSettings, EmbedSettings
+from cmmixer.config.check import pick
 from cmmixer.data.manifest import read_layout, readable
 from cmmixer.data.skips import SkipReport
-from cmmixer.embedding.films import EmbeddedFilm, embed_moments
+from cmmixer.embedding.films import EmbeddedFilm, Vector, embed_moments
 from cmmixer.encoders import Encoder, load_encoder
 from cmmixer.errors import InputError
 from cmmixer.progress import NoProgress, Progress
@@ -71,6 +72,8 @@ PARQUET_SCHEMA = pa.schema(
         pa.field("audio", pa.list_(pa.float32())),
     ]
 )
+# With --frames: T vectors of E values for each moment and sense.
+FRAME_FIELDS = [pa.field(f"{sense}_frames", pa.list_(pa.list_(pa.float32()))) for sense in ("video", "audio")]
 
 
 def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder: Encoder | None = None) -> EmbedReport:
@@ -91,7 +94,7 @@ def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder:
     films = embed_moments(
         listing.entries,
         encoder,
-        stride_seconds=settings.stride_seconds,
+        cutting=pick(CuttingSettings, settings),
         batch_size=settings.batch_size,
         workers=settings.workers,
         file_seconds=settings.file_seconds,
@@ -99,7 +102,8 @@ def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder:
     )
     skips = SkipReport(listing.ignored)
     used = rows = 0
-    with explain_full_disk(Path(settings.out), InputError), _parquet(Path(settings.out), encoder) as write:
+    schema = pa.schema([*PARQUET_SCHEMA, *FRAME_FIELDS]) if settings.frames else PARQUET_SCHEMA
+    with explain_full_disk(Path(settings.out), InputError), _parquet(Path(settings.out), encoder, schema) as write:
         for film in _in_order(films):
             skip = film.skip()
             if skip is not None:
@@ -122,32 +126,36 @@ def _in_order(films: Iterable[EmbeddedFilm]) -> Iterator[EmbeddedFilm]:
 
 
 @contextmanager
-def _parquet(path: Path, encoder: Encoder) -> Iterator[Callable[[EmbeddedFilm], None]]:
+def _parquet(path: Path, encoder: Encoder, schema: pa.Schema) -> Iterator[Callable[[EmbeddedFilm], None]]:
     """Writes films as rows to a temporary file that takes the path's name when everything is in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     card = {"model_id": encoder.id, "embed_dim": encoder.dim, "clip": asdict(encoder.clip)}
-    schema = PARQUET_SCHEMA.with_metadata({"cmmixer": json.dumps(card)})
+    schema = schema.with_metadata({"cmmixer": json.dumps(card)})
     try:
         with pq.ParquetWriter(temporary, schema) as writer:
-            yield lambda film: writer.write_table(pa.Table.from_pylist(_rows(film), schema=schema))
+            yield lambda film: writer.write_table(pa.Table.from_pylist(_rows(film, schema.names), schema=schema))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _rows(film: EmbeddedFilm) -> list[dict[str, Any]]:
+def _rows(film: EmbeddedFilm, columns: Sequence[str]) -> list[dict[str, Any]]:
     entry = film.entry
-    return [
-        {
-            "path": readable(entry.path),
-            "audio_path": None if entry.audio_path is None else readable(entry.audio_path),
-            "source": entry.source,
-            "label": entry.label,
-            "start_seconds": moment.span.start_seconds,
-            "end_seconds": moment.span.end_seconds,
-            "video": moment.video,
-            "audio": moment.audio,
-        }
-        for moment in film.moments
-    ]
+    about = {
+        "path": readable(entry.path),
+        "audio_path": None if entry.audio_path is None else readable(entry.audio_path),
+        "source": entry.source,
+        "label": entry.label,
+    }
+    rows = []
+    for moment in film.moments:
+        own = {"start_seconds": moment.span.start_seconds, "end_seconds": moment.span.end_seconds}
+        vectors = {name: getattr(moment, name) for name in columns if name not in about and name not in own}
+        rows.append({**about, **own, **{name: _lists(vector) for name, vector in vectors.items()}})
+    return rows
+
+
+def _lists(vector: Vector | None) -> Any:
+    """Arrow takes arrays of one axis; those of two become a list of such."""
+    return list(vector) if vector is not None and vector.ndim == 2 else vector

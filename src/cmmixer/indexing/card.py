@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from cmmixer.config import ClipSettings
-from cmmixer.config.check import from_dict
+from cmmixer.config import ClipSettings, CuttingSettings
+from cmmixer.config.check import from_dict, pick
 from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError, SettingsError
+from cmmixer.indexing.plan import SearchPlan
 from cmmixer.indexing.rows import moments_schema
 
 FORMAT = 2
@@ -30,8 +31,11 @@ class IndexCard:
         embed_dim: length of a vector.
         clip: geometry of a moment.
         stride_seconds: a moment starts every so many seconds.
+        moment_seconds: length of a moment; None: of the model's clip.
+        shots: whether moments keep to their shots.
         version: of the package that made it.
         format: of this folder.
+        plans: how each sense is searched, where `--optimize` has chosen; a sense without one is searched exactly.
     """
 
     model_id: str
@@ -39,16 +43,29 @@ class IndexCard:
     embed_dim: int
     clip: ClipSettings
     stride_seconds: float
+    moment_seconds: float | None = None
+    shots: bool = False
     version: str = ""
     format: int = FORMAT
+    plans: dict[str, SearchPlan] = field(default_factory=dict)
 
     def text(self) -> str:
         """The file's content."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
+    @property
+    def cutting(self) -> CuttingSettings:
+        """How its films are cut, and queries too."""
+        return pick(CuttingSettings, self)
+
+    @property
+    def frames(self) -> int:
+        """T, frames of a moment."""
+        return self.cutting.moment(self.clip).frames
+
     def moments_schema(self) -> pa.Schema:
         """Columns of its table of moments."""
-        return moments_schema(self.embed_dim, self.clip.frames)
+        return moments_schema(self.embed_dim, self.frames)
 
     def check_encoder(self, encoder: Encoder, where: Path) -> None:
         """Refuses another model.
@@ -95,6 +112,8 @@ def read_card(folder: Path) -> IndexCard:
                 "new folder"
             )
         values["clip"] = from_dict(ClipSettings, values["clip"], f"{file}: clip")
+        plans = values.get("plans", {}).items()
+        values["plans"] = {sense: from_dict(SearchPlan, plan, f"{file}: plan of {sense}") for sense, plan in plans}
         return from_dict(IndexCard, values, str(file))
     except SearchIndexError:
         raise

@@ -1,7 +1,7 @@
 """The folder of an index: what is in it, and how it stays whole whatever kills the process.
 
     library/
-      index.json       which model made it, how moments are cut
+      index.json       which model made it, how moments are cut, how each sense is searched
       files.lance      one row a file: what it was when it was read, whether it is used, why not
       moments.lance    one row a moment: where it is, its vectors
       skipped.txt      files left out, and why (skipped.json for machines)
@@ -16,24 +16,27 @@ Letters: Q query vectors, E values of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import lancedb
+import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from cmmixer.atomic import remove_leftovers, write_atomically
+from cmmixer.config import CuttingSettings
 from cmmixer.data.skips import SkipReport
 from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError
 from cmmixer.indexing.card import NAME, IndexCard, read_card
 from cmmixer.indexing.guard import only_writer, short, told_clearly
+from cmmixer.indexing.nearest import MOST_APPROXIMATE, ask
+from cmmixer.indexing.plan import EXACT, SearchPlan
 from cmmixer.indexing.rows import FILES_SCHEMA, FileRow
 from cmmixer.version import __version__
 
@@ -58,13 +61,15 @@ class MomentIndex:
         self.folder = folder
         self.card = card
         self._waiting = _Waiting()
+        self._files: Any = None
+        self._moments: Any = None
+        schemas = {"files": FILES_SCHEMA, "moments": card.moments_schema()}
         with told_clearly(folder):
-            database = lancedb.connect(folder)
-            there = set(database.list_tables().tables)
-            if not create and not {"files", "moments"} <= there:
+            if create:
+                self._files, self._moments = _tables(folder, schemas)
+            elif not all((folder / f"{name}.lance").is_dir() for name in schemas):
                 raise SearchIndexError(f"{folder}: is damaged or was never filled; run `cmmixer index` on it again")
-            self._files = _table(database, "files", FILES_SCHEMA)
-            self._moments = _table(database, "moments", card.moments_schema())
+            self._read = {name: _dataset(folder, name, schema) for name, schema in schemas.items()}
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -78,25 +83,28 @@ class MomentIndex:
 
     @classmethod
     @contextmanager
-    def writing(cls, folder: str | Path, encoder: Encoder, stride_seconds: float | None) -> Iterator[Self]:
+    def writing(
+        cls, folder: str | Path, encoder: Encoder | None = None, cutting: CuttingSettings | None = None
+    ) -> Iterator[Self]:
         """Opens or makes an index for writing; what a killed process left half done is cleared away first.
 
         Args:
             folder: of the index.
-            encoder: the model; another one than the index's own is refused.
-            stride_seconds: for a new index; None: half a clip, or the index's own.
+            encoder: the model; another one than the index's own is refused. None: no moments will be added.
+            cutting: for a new index; what it leaves open, and None, is as in the index that is there.
 
         Raises:
-            SearchIndexError: another model or stride, a folder that is no index, another process writing, a full disk.
+            SearchIndexError: another model or another cutting, a folder that is no index, another process writing, a full disk.
         """
         folder = Path(folder)
         with told_clearly(folder):
-            card = _card_for_writing(folder, encoder, stride_seconds)
+            card = _card_for_writing(folder, encoder, cutting or CuttingSettings())
             with only_writer(folder) as interrupted:
                 remove_leftovers(folder)
                 index = cls(folder, card, create=True)
                 if interrupted:
                     index._remove_unnamed()
+                    index._remove_unplanned()
                 yield index
                 index.commit()
 
@@ -106,52 +114,120 @@ class MomentIndex:
         """All rows of files."""
         names = [entry.name for entry in fields(FileRow)]
         with told_clearly(self.folder):
-            for batch in self._files.search().select(names).to_batches():
+            for batch in self._dataset("files").to_batches(columns=names):
                 yield from (FileRow(**row) for row in batch.to_pylist())
 
     def count(self) -> int:
         """How many moments it holds."""
         with told_clearly(self.folder):
-            return int(self._moments.count_rows())
+            return int(self.moments.count_rows())
+
+    @property
+    def moments(self) -> Any:
+        """The moments, as a Lance data set to read; of a writer, as it is now."""
+        return self._dataset("moments")
+
+    @property
+    def table(self) -> Any:
+        """The moments, as a LanceDB table; writers only have it."""
+        return self._moments
+
+    def _dataset(self, name: str) -> Any:
+        table = {"files": self._files, "moments": self._moments}[name]
+        return self._read[name] if table is None else table.to_lance()
+
+    def plan(self, sense: str) -> SearchPlan | None:
+        """The plan by which a sense is searched; None where all moments are looked at."""
+        plan = self.card.plans.get(sense)
+        if plan is None or plan.kind == EXACT:
+            return None
+        with told_clearly(self.folder):
+            # Lance asks the oldest index of a column; it lists them by name, and names begin with when they were built.
+            return plan if self._indexes(sense)[:1] == [plan.name] else None
 
     def nearest(
-        self, vectors_QE: NDArray[np.float32], sense: str, limit: int, *, frames: bool = False
+        self,
+        vectors_QE: NDArray[np.float32],
+        sense: str,
+        limit: int,
+        *,
+        frames: bool = False,
+        batches: Collection[str] | None = None,
+        exact: bool = False,
     ) -> list[dict[str, Any]]:
-        """The moments nearest to each query vector, found exactly (by looking at all).
+        """The moments nearest to each query vector, as the sense's plan finds them: without one, exactly.
+
+        Moments that were added after the plan was made are all looked at.
 
         Args:
             vectors_QE: unit vectors, of one sense.
-            sense: `audio` or `video`, the moments' sense to compare with.
-            limit: how many for each query vector.
+            sense: `audio`, `video` or `film`, the moments' sense to compare with.
+            limit: how many for each query vector; more than 1,000 are always found exactly.
             frames: whether the vectors of the moments' frames are wanted too.
+            batches: only moments with these keys; None: all.
+            exact: look at every moment whatever the plan.
 
         Returns:
             Rows with `query` (its place), the moment's columns but its vectors, `score`, the cosine similarity, and where
-            wanted `frames`, float32 [T, E].
+            wanted `frames`, float32 [T, E]; by query, best first.
+
+        Raises:
+            SearchIndexError: vectors of another length, a damaged index.
         """
+        if vectors_QE.ndim != 2 or vectors_QE.shape[1] != self.card.embed_dim:
+            raise SearchIndexError(
+                f"{self.folder}: got vectors of shape {vectors_QE.shape}, expected (queries, {self.card.embed_dim}); "
+                "embed the query with the model that made the index"
+            )
         in_order = f"{sense}_frames"
-        columns = ["id", "batch", "path", "audio_path", "source", "label", "start_seconds", "end_seconds", "_distance"]
-        rows: list[dict[str, Any]] = []
-        with told_clearly(self.folder):
-            for query, vector_E in enumerate(vectors_QE):
-                search = self._moments.search(vector_E, vector_column_name=sense).distance_type("dot")
-                found = search.select([*columns, in_order] if frames else columns).limit(limit).to_arrow()
-                for row in found.drop_columns([in_order] if frames else []).to_pylist():
-                    rows.append({**row, "query": query, "score": 1.0 - row.pop("_distance")})
-                if frames and len(found):
-                    values = found[in_order].combine_chunks().flatten().to_numpy().astype(np.float32)
-                    shaped_NTE = values.reshape(len(found), self.card.clip.frames, self.card.embed_dim)
-                    for row, frames_TE in zip(rows[-len(found) :], shaped_NTE, strict=True):
-                        row["frames"] = frames_TE
+        columns = ["id", "batch", "path", "audio_path", "source", "label", "start_seconds", "end_seconds"]
+        # A plan's recall was measured over all moments, not over a few.
+        plan = None if exact or batches is not None or limit > MOST_APPROXIMATE else self.plan(sense)
+        advice = "make an index in a new folder"
+        if plan is not None:
+            advice = (
+                f"search with --exact, or run `cmmixer index --index {self.folder} --optimize`; failing that, {advice}"
+            )
+        with told_clearly(self.folder, advice):
+            wanted = [*columns, in_order] if frames else columns
+            only = None if batches is None else _is_in(sorted(batches))
+            found = ask(self.moments, vectors_QE, sense, limit, wanted, plan, only=only)
+        rows: list[dict[str, Any]] = found.drop_columns([in_order] if frames else []).to_pylist()
+        for row in rows:
+            row.update(query=row.pop("query_index"), score=1.0 - row.pop("_distance"))
+        if frames and rows:
+            values = found[in_order].combine_chunks().flatten().to_numpy().astype(np.float32)
+            shaped_NTE = values.reshape(len(rows), self.card.frames, self.card.embed_dim)
+            for row, frames_TE in zip(rows, shaped_NTE, strict=True):
+                row["frames"] = frames_TE
         return rows
+
+    def stretches(self) -> dict[str, tuple[float, float]]:
+        """For each key of moments the second at which its first moment begins and its last one ends."""
+        stretches: dict[str, tuple[float, float]] = {}
+        with told_clearly(self.folder):
+            for part in self.moments.to_batches(columns=["batch", "start_seconds", "end_seconds"]):
+                ends = pa.Table.from_batches([part]).group_by("batch").aggregate([("start_seconds", "min"), ("end_seconds", "max")])
+                for row in ends.to_pylist():
+                    first, last = row["start_seconds_min"], row["end_seconds_max"]
+                    start, end = stretches.get(row["batch"], (first, last))
+                    stretches[row["batch"]] = (min(start, first), max(end, last))
+        return stretches
+
+    def moments_of(self, batch: str) -> list[dict[str, Any]]:
+        """The moments of one key in order of time, with the vectors of both senses and of the film (None where missing)."""
+        columns = ["id", "start_seconds", "end_seconds", "video", "audio", "film"]
+        with told_clearly(self.folder):
+            rows: list[dict[str, Any]] = self.moments.to_table(columns=columns, filter=_is_in([batch])).to_pylist()
+        return sorted(rows, key=lambda row: (row["start_seconds"], row["id"]))
 
     def named(self, batches: Iterable[str]) -> set[str]:
         """Those of these keys that a file's row names; moments of others do not count."""
         names: set[str] = set()
         with told_clearly(self.folder):
             for chunk in _chunks(sorted(set(batches))):
-                rows = self._files.search().where(_is_in(chunk)).select(["batch"]).limit(len(chunk)).to_list()
-                names |= {row["batch"] for row in rows}
+                rows = self._dataset("files").to_table(columns=["batch"], filter=_is_in(chunk))
+                names |= set(rows["batch"].to_pylist())
         return names
 
     # ---------------------------------------------------------------------------------------------------- writing
@@ -198,16 +274,60 @@ class MomentIndex:
             skips.write(self.folder)
 
     def tidy(self) -> None:
-        """Joins the many small parts that commits leave, and drops versions that no search still reads."""
+        """Joins the many small parts that commits leave, and drops versions that no search still reads.
+
+        Approximate indexes are left as they are: LanceDB's own `optimize` would join their cells without looking at the
+        vectors again, and their recall with it (docs/lab-notebook.md, 2026-11-25).
+        """
         with told_clearly(self.folder):
             for table in (self._files, self._moments):
-                table.optimize(cleanup_older_than=_KEEP_OLD_VERSIONS)
+                dataset = table.to_lance()
+                dataset.optimize.compact_files()
+                dataset.cleanup_old_versions(older_than=_KEEP_OLD_VERSIONS)
+                table.checkout_latest()
+
+    def unplanned_rows(self, sense: str) -> int:
+        """How many moments were added since a sense's index was built; they are all looked at."""
+        plan = self.plan(sense)
+        with told_clearly(self.folder):
+            rows = [entry for entry in self._moments.list_indices() if plan is not None and entry.name == plan.name]
+        return sum(entry.num_unindexed_rows or 0 for entry in rows)
+
+    def write_plan(self, sense: str, plan: SearchPlan) -> None:
+        """Puts a plan into the card: from then on searches that open the index follow it."""
+        self._write_plans({**self.card.plans, sense: plan})
+
+    def drop_indexes(self, sense: str, *, keep: str | None = None) -> None:
+        """Drops the approximate indexes of a sense, but one."""
+        with told_clearly(self.folder):
+            for name in self._indexes(sense):
+                if name != keep:
+                    self._moments.drop_index(name)
+
+    def _indexes(self, sense: str) -> list[str]:
+        return [entry.name for entry in self.moments.describe_indices() if entry.field_names == [sense]]
+
+    def _write_plans(self, plans: dict[str, SearchPlan]) -> None:
+        self.card = replace(self.card, plans=plans)
+        with told_clearly(self.folder):
+            write_atomically(self.folder / NAME, self.card.text())
+
+    def _remove_unplanned(self) -> None:
+        """Drops indexes that no plan names, and plans whose index is not there: their sense is searched exactly."""
+        there: set[str] = set()
+        for sense in ("video", "audio", "film"):
+            plan = self.card.plans.get(sense)
+            self.drop_indexes(sense, keep=None if plan is None else plan.name)
+            there |= set(self._indexes(sense))
+        plans = {sense: plan for sense, plan in self.card.plans.items() if plan.kind == EXACT or plan.name in there}
+        if plans != self.card.plans:
+            self._write_plans(plans)
 
     def _remove_unnamed(self) -> None:
         named = {row.batch for row in self.files()}
         there: set[str] = set()
         with told_clearly(self.folder):
-            for batch in self._moments.search().select(["batch"]).to_batches():
+            for batch in self.moments.to_batches(columns=["batch"]):
                 there |= set(batch["batch"].unique().to_pylist())
         self._delete_batches(sorted(there - named))
 
@@ -217,45 +337,79 @@ class MomentIndex:
                 self._moments.delete(_is_in(chunk))
 
 
-def _table(database: Any, name: str, schema: pa.Schema) -> Any:
+def _tables(folder: Path, schemas: dict[str, pa.Schema]) -> list[Any]:
+    """The tables for writing; made where they are not there. LanceDB takes a second to import, and searching needs none of it."""
+    import lancedb
+
+    database = lancedb.connect(folder)
+    tables = []
+    for name, schema in schemas.items():
+        try:
+            tables.append(database.create_table(name, schema=schema, exist_ok=True))
+        except (ValueError, KeyError) as fault:
+            raise SearchIndexError(
+                f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
+            ) from fault
+    return tables
+
+
+def _dataset(folder: Path, name: str, schema: pa.Schema) -> Any:
     try:
-        table = database.create_table(name, schema=schema, exist_ok=True)
+        dataset = lance.dataset(str(folder / f"{name}.lance"))
     except (ValueError, KeyError) as fault:
         raise SearchIndexError(
-            f"{database.uri}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
+            f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
         ) from fault
-    if table.schema != schema:
-        raise SearchIndexError(
-            f"{database.uri}: {name}.lance has other columns than expected; make an index in a new folder"
-        )
-    return table
+    if dataset.schema != schema:
+        raise SearchIndexError(f"{folder}: {name}.lance has other columns than expected; make an index in a new folder")
+    return dataset
 
 
-def _card_for_writing(folder: Path, encoder: Encoder, stride_seconds: float | None) -> IndexCard:
+def _card_for_writing(folder: Path, encoder: Encoder | None, cutting: CuttingSettings) -> IndexCard:
     """The card that is there, checked, or that of a new index."""
+    if encoder is None:
+        return read_card(folder)
     if folder.is_dir() and any(folder.iterdir()):
         card = read_card(folder)
         card.check_encoder(encoder, folder)
-        if stride_seconds is not None and stride_seconds != card.stride_seconds:
-            raise SearchIndexError(
-                f"{folder}: its moments start every {card.stride_seconds:g} s, got --stride_seconds {stride_seconds:g}; "
-                "leave it out, or make an index in a new folder"
-            )
+        _refuse_other_cutting(folder, card, cutting)
         return card
     if folder.exists() and not folder.is_dir():
         raise SearchIndexError(f"{folder}: got a file, expected the folder of an index")
-    stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
+    known = cutting.of(encoder.clip)
+    assert known.stride_seconds is not None
     card = IndexCard(
         model_id=encoder.id,
         model=encoder.path,
         embed_dim=encoder.dim,
         clip=encoder.clip,
-        stride_seconds=stride,
+        stride_seconds=known.stride_seconds,
+        moment_seconds=known.moment_seconds,
+        shots=known.shots,
         version=__version__,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / NAME, card.text())
     return card
+
+
+def _refuse_other_cutting(folder: Path, card: IndexCard, asked: CuttingSettings) -> None:
+    """Moments of one index are cut alike.
+
+    Raises:
+        SearchIndexError: says what differs.
+    """
+    there = card.cutting.of(card.clip)
+    for name, words in (("stride_seconds", "start every"), ("moment_seconds", "last")):
+        got, own = getattr(asked, name), getattr(there, name)
+        if got is not None and got != own:
+            raise SearchIndexError(
+                f"{folder}: its moments {words} {own:g} s, got --{name} {got:g}; leave it out, or make an index in a new folder"
+            )
+    if asked.shots and not there.shots:
+        raise SearchIndexError(
+            f"{folder}: its moments do not keep to shots, got --shots; leave it out, or make an index in a new folder"
+        )
 
 
 def _chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:

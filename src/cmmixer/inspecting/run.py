@@ -75,7 +75,7 @@ def inspect(
         InputError: the run or the data cannot be used.
     """
     progress = progress or NoProgress()
-    card = checkpoint.load_card(settings.model)
+    card = checkpoint.load_card(settings.model, "retriever", "mae")
     device = device_named(settings.device)
     if dataset is None:
         dataset = open_clips(settings, card.clip, workers=settings.num_workers, progress=progress)

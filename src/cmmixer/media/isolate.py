@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +39,7 @@ def map_isolated(
     *,
     workers: int = 0,
     seconds_each: float = 60.0,
+    pool: IsolatedPool | None = None,
 ) -> Iterator[tuple[Item, Result | MediaError]]:
     """`function(item)` for each item in other processes, results in the order of the items.
 
@@ -44,6 +48,7 @@ def map_isolated(
         items: paths, or values with a `path`; taken as they are needed, so the iterable may be endless.
         workers: processes; 0 takes every core.
         seconds_each: an item that takes longer is given up and its process ended.
+        pool: processes that are there already, instead of new ones for these items.
 
     Yields:
         (item, result), or (item, MediaError): the one raised, or `time-limit`, or `crashed`.
@@ -51,22 +56,79 @@ def map_isolated(
     Raises:
         Exception: any error of `function` other than MediaError; it is a fault of the program.
     """
-    processes = worker_count(workers)
     waiting: deque[tuple[Item, Future[Any]]] = deque()
     remaining = iter(items)
-    pool = ProcessPool(max_workers=processes, context=_context(function))
+    used = IsolatedPool(function, workers=workers) if pool is None else pool
     try:
         for item in remaining:
-            waiting.append((item, pool.schedule(function, args=(item,), timeout=seconds_each)))
-            if len(waiting) >= processes * _QUEUED_PER_WORKER:
+            waiting.append((item, used.schedule(function, item, seconds_each)))
+            if len(waiting) >= used.workers * _QUEUED_PER_WORKER:
                 yield _answer(*waiting.popleft(), seconds_each)
         while waiting:
             yield _answer(*waiting.popleft(), seconds_each)
-        pool.close()
     finally:
         # A consumer that stops early leaves tasks behind; they are ended, not waited for.
-        pool.stop()
-        pool.join()
+        for _, future in waiting:
+            future.cancel()
+        if pool is None:
+            used.close()
+
+
+class IsolatedPool:
+    """The processes themselves, for those who need them now and then: they stay, and one that dies is replaced."""
+
+    def __init__(self, function: Callable[..., object], *, workers: int = 1, memory_mb: int = 0) -> None:
+        """Starts nothing yet; the first task does.
+
+        Args:
+            function: names the module that the processes import beforehand; they take any function.
+            workers: processes; 0 takes every core.
+            memory_mb: most memory (address space) of a process; 0 sets no limit.
+        """
+        self.workers = worker_count(workers)
+        self._options: dict[str, Any] = {"max_workers": self.workers, "context": _context(function)}
+        if memory_mb:
+            self._options |= {"initializer": _limit_memory, "initargs": (memory_mb,)}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pool = ProcessPool(**self._options)
+
+    def run(self, function: Callable[[Item], Result], item: Item, *, seconds: float) -> Result:
+        """`function(item)` in one of the processes; waits for it.
+
+        Raises:
+            MediaError: the one raised, or `time-limit`, or `crashed`.
+        """
+        result: Result | MediaError = _answer(item, self.schedule(function, item, seconds), seconds)[1]
+        if isinstance(result, MediaError):
+            raise result
+        return result
+
+    def schedule(self, function: Callable[[Item], Result], item: Item, seconds: float) -> Future[Result]:
+        """Queues `function(item)`; it is ended when it takes longer than this.
+
+        Raises:
+            RuntimeError: the pool was closed.
+        """
+        with self._lock:
+            # A process that is killed while it waits for work takes the whole pool with it; a new one is soon made.
+            if not self._pool.active and not self._closed:
+                self._pool.stop()
+                self._pool.join()
+                self._pool = ProcessPool(**self._options)
+            future: Future[Result] = self._pool.schedule(function, args=(item,), timeout=seconds)
+        return future
+
+    def close(self) -> None:
+        """Ends the processes; what still runs is given up."""
+        self._closed = True
+        self._pool.stop()
+        self._pool.join()
+
+
+def _limit_memory(memory_mb: int) -> None:
+    """Runs in a new process: what asks for more gets a MemoryError, or dies, and the service's memory is left alone."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
 
 
 def _context(function: Callable[..., object]) -> multiprocessing.context.BaseContext:
@@ -86,7 +148,7 @@ def _answer(item: Item, future: Future[Any], seconds_each: float) -> tuple[Item,
         return item, error
     except TimeoutError:
         return item, MediaError(_path_of(item), "time-limit", f"took longer than {seconds_each:g} s")
-    except (ProcessExpired, MemoryError) as error:
+    except (ProcessExpired, BrokenProcessPool, MemoryError) as error:
         code = getattr(error, "exitcode", None)
         told = (
             "ran out of memory" if isinstance(error, MemoryError) else f"the decoder's process died (exit code {code})"

@@ -61,3 +61,25 @@ def clip_spans(
     if cover_end and last_start > starts[-1] + SLACK_SECONDS:
         starts.append(last_start)
     return [Span(start, start + clip_seconds) for start in starts]
+
+
+def even_spans(duration_seconds: float, clip_seconds: float, count: int) -> list[Span]:
+    """`count` clips evenly from a film's start to its end, overlapping where it is short: the multi-clip test protocol.
+
+    Of Kinetics-trained networks (non-local networks, arXiv 1711.07971, 4.1: ten clips evenly along the film). A film no
+    longer than a clip gives one span, [0, duration).
+
+    Raises:
+        ValueError: a length that is not positive, or `count` below 1.
+    """
+    if clip_seconds <= 0 or count < 1:
+        raise ValueError(f"clips need a positive length and a count of 1 or more; got {count} of {clip_seconds} s")
+    if not duration_seconds > 0:
+        return []
+    room_seconds = duration_seconds - clip_seconds
+    if room_seconds <= SLACK_SECONDS:
+        return [Span(0.0, duration_seconds if room_seconds < -SLACK_SECONDS else clip_seconds)]
+    if count == 1:
+        return [Span(room_seconds / 2, room_seconds / 2 + clip_seconds)]
+    starts = (number * room_seconds / (count - 1) for number in range(count))
+    return [Span(start, start + clip_seconds) for start in starts]

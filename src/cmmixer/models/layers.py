@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 MLP_RATIO = 4
 NORM_EPS = 1e-6
@@ -35,16 +36,29 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): [B, L, D] -> [B, L, D]."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): [B, L, D] -> [B, L, D].
+
+    Attributes:
+        recompute: keep nothing for the backward pass but the input, and compute the rest again there (activation
+            checkpointing, arXiv 1604.06174).
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
+        self.recompute = False
         self.norm_1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attention = Attention(dim, heads)
         self.norm_2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = nn.Sequential(nn.Linear(dim, MLP_RATIO * dim), nn.GELU(), nn.Linear(MLP_RATIO * dim, dim))
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            # In here and not around the block, so that a sliced block's weights are gathered once for both.
+            again: Tensor = checkpoint(self._both, tokens_BLD, use_reentrant=False, preserve_rng_state=False)
+            return again
+        return self._both(tokens_BLD)
+
+    def _both(self, tokens_BLD: Tensor) -> Tensor:
         tokens_BLD = tokens_BLD + self.attention(self.norm_1(tokens_BLD))
         out: Tensor = tokens_BLD + self.mlp(self.norm_2(tokens_BLD))
         return out

@@ -20,11 +20,12 @@ from torch.nn import functional
 from cmmixer.config.clip import ClipSettings
 from cmmixer.config.presets import ModelSettings
 from cmmixer.models.canonical import canonical_maps
-from cmmixer.models.encoder import Encoded, StripEncoder
+from cmmixer.models.encoder import StripEncoder
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.layers import initialise
+from cmmixer.models.pooling import tower_features
 from cmmixer.models.standardize import BatchStandardize
-from cmmixer.models.strip import frame_parts, pictures_to_patches, strip_grid
+from cmmixer.models.strip import strip_grid
 from cmmixer.types import Statistics
 
 # The contrast is scaled by at most 100 (CLIP, arXiv 2103.00020, 2.5).
@@ -136,6 +137,12 @@ class Retriever(nn.Module):
         """int16 sound windows [B, T, N] -> unit vectors; in evaluation mode."""
         return self._embed("audio", self.frontend.audio(windows_BTN))
 
+    def tower(self, sense: str) -> StripEncoder:
+        """The encoder of "video" or "audio"; one and the same where the tower is shared."""
+        encoder = self.encoders["shared" if self.shared_tower else sense]
+        assert isinstance(encoder, StripEncoder)
+        return encoder
+
     def features(self, sense: str, pictures_BTCHW: Tensor) -> Tensor:
         """Standardised pictures of "video" or "audio" -> [B, D], what the tower gives for a clip before its head."""
         clip_BD, _ = self._pooled(sense, pictures_BTCHW)
@@ -187,25 +194,5 @@ class Retriever(nn.Module):
     def _pooled(
         self, sense: str, pictures_BTCHW: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        _, frames, _, height, width = pictures_BTCHW.shape
-        grid = strip_grid(height, width, frames, self.patch)
-        encoder = self.encoders["shared" if self.shared_tower else sense]
-        assert isinstance(encoder, StripEncoder)
-        patches_BLP = pictures_to_patches(pictures_BTCHW, self.patch, self.interleave)
-        encoded = encoder.encode(patches_BLP, grid, mask_ratio=mask_ratio, noise=noise)
-        parts_TL = frame_parts(frames, grid, self.patch, self.interleave, pictures_BTCHW.device)
-        return pool(encoded, parts_TL)
-
-
-def pool(encoded: Encoded, parts_TL: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the visible tokens, the cls token apart: over the clip [B, D] and per frame [B, T, D].
-
-    A frame that lost all its tokens to the mask gives zeros.
-    """
-    tokens_BND = encoded.tokens_BND[:, 1:].float()
-    parts = parts_TL
-    if encoded.ids_restore_BL is not None:
-        keep_BN = encoded.ids_restore_BL.argsort(dim=1)[:, : tokens_BND.shape[1]]
-        parts = parts_TL[:, keep_BN].transpose(0, 1)
-    weights = parts / parts.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-    return tokens_BND.mean(dim=1), torch.matmul(weights, tokens_BND)
+        encoder = self.tower(sense)
+        return tower_features(encoder, pictures_BTCHW, self.patch, self.interleave, mask_ratio=mask_ratio, noise=noise)

@@ -21,7 +21,11 @@ from cmmixer.probing.labelled import Labelled
 
 # Inverse strengths of the penalty; chosen on training files alone.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
+# Of the regression that fine-tuning starts at.
+START_STRENGTH = 0.1
 _MOST_STEPS, _INNER_FOLDS = 2000, 3
+# Logit of a class that no training clip has; of one that all have, the opposite.
+_NEVER = -10.0
 
 
 def cross_validated(features_FD: NDArray[np.float64], labelled: Labelled) -> NDArray[np.float64]:
@@ -48,6 +52,39 @@ def _classifier(several: bool, rarest: int) -> Any:
     name = "onevsrestclassifier__estimator__C" if several else "logisticregression__C"
     scoring = "average_precision" if several else "accuracy"
     return GridSearchCV(model, {name: list(STRENGTHS)}, cv=_INNER_FOLDS, scoring=scoring)
+
+
+def regression(
+    features_RF: NDArray[np.float64], truth_RK: NDArray[np.bool_], several: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logistic regression on features that are standardised already: weights [K, F] and biases [K] of its logits.
+
+    Args:
+        features_RF: of R clips.
+        truth_RK: their classes.
+        several: whether a clip may have several; then one regression a class.
+    """
+    weight_KF, bias_K = np.zeros((truth_RK.shape[1], features_RF.shape[1])), np.full(truth_RK.shape[1], _NEVER)
+    if several:
+        for place, has_R in enumerate(truth_RK.T):
+            if has_R.all():
+                bias_K[place] = -_NEVER
+            elif has_R.any():
+                one = _start_regression().fit(features_RF, has_R)
+                weight_KF[place], bias_K[place] = one.coef_[0], one.intercept_[0]
+        return weight_KF, bias_K
+    found = _start_regression().fit(features_RF, truth_RK.argmax(1))
+    named = found.classes_
+    if len(named) == 2:  # one logit, of the second class against the first
+        weight_KF[named] = np.stack([-found.coef_[0] / 2, found.coef_[0] / 2])
+        bias_K[named] = np.array([-1, 1]) * found.intercept_[0] / 2
+    else:
+        weight_KF[named], bias_K[named] = found.coef_, found.intercept_
+    return weight_KF, bias_K
+
+
+def _start_regression() -> Any:
+    return LogisticRegression(max_iter=_MOST_STEPS, C=START_STRENGTH)
 
 
 def _target(truth_FC: NDArray[np.bool_], several: bool) -> NDArray[np.int64]:

@@ -1,9 +1,9 @@
 """Features of files for a classifier: of a tower that is not trained on, and of plain statistics to hold it against.
 
-Every file is cut into moments as for an index, and its features are the mean over its moments (several clips a film, as in
-the multi-clip protocol of Kinetics, arXiv 1705.06950).
+Several clips evenly over a file are described, from a centre crop of its pictures, and its features are their mean: for a
+linear classifier that is the mean of the clips' logits, the multi-clip protocol of Kinetics (arXiv 1711.07971, 4.1).
 
-Letters: B moments of a batch, T frames, C channels, H x W pixels, D features, F files.
+Letters: B clips of a batch, T frames, C channels, H x W pixels, D features, F files.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from cmmixer.data.manifest import Entry
 from cmmixer.data.skips import SkipReport
 from cmmixer.embedding import embed_moments
 from cmmixer.media.mel import MelPictures
+from cmmixer.media.timeline import SLACK_SECONDS
 from cmmixer.models.retriever import Embedding, Retriever
 from cmmixer.progress import Progress
 
@@ -34,7 +35,7 @@ SENSES_OF_TASK = {"audio": ("audio",), "video": ("video",), "audiovisual": ("vid
 
 
 class Describer(Protocol):
-    """Gives features of moments."""
+    """Gives features of clips."""
 
     def describe_video(self, pixels_BTCHW: Tensor) -> Tensor:
         """uint8 [B, T, 3, H, W] -> float32 [B, D]."""
@@ -64,7 +65,7 @@ class TowerFeatures:
         Raises:
             CheckpointError: missing or damaged.
         """
-        card, weights = checkpoint.load_card(run), checkpoint.load_weights(run)
+        card, weights = checkpoint.load_card(run, "retriever", "mae"), checkpoint.load_weights(run)
         model = _towers(card, seed=0)
         if card.kind == "mae":
             model.start_from(weights)
@@ -137,24 +138,41 @@ class _SideBySide:
         return Embedding(features_BD, features_BD.unsqueeze(1))
 
 
+@dataclass(frozen=True)
+class FileFeatures:
+    """What was found of the files that can be used.
+
+    Attributes:
+        columns: features [F, D] of each describer, by name.
+        used: which files they are, by number.
+        short: how many of them are shorter than a clip; their one clip is as long as they are.
+    """
+
+    columns: dict[str, NDArray[np.float64]]
+    used: list[int]
+    short: int
+
+
 def file_features(
     entries: Sequence[Entry],
     describers: Mapping[str, Describer],
     clip: ClipSettings,
     task: str,
     *,
+    clips: int,
     workers: int,
     file_seconds: float,
     skips: SkipReport,
     progress: Progress,
-) -> tuple[dict[str, NDArray[np.float64]], list[int]]:
-    """Features of the files that can be used, [F, D] for each describer, and which files they are.
+) -> FileFeatures:
+    """Features of files.
 
     Args:
         entries: files.
         describers: by name.
-        clip: geometry of a moment.
+        clip: geometry of a clip.
         task: audio, video, or audiovisual (both, one behind the other; a sense that is missing gives zeros).
+        clips: of each file.
         workers, file_seconds: of decoding.
         skips: told about the others.
         progress: told about every file.
@@ -162,6 +180,7 @@ def file_features(
     senses = SENSES_OF_TASK[task]
     encoder = _SideBySide(describers, clip)
     found: dict[int, dict[str, NDArray[np.float64]]] = {}
+    short = 0
     for film in embed_moments(
         entries,
         encoder,
@@ -169,6 +188,7 @@ def file_features(
         file_seconds=file_seconds,
         picture="video" in senses,
         sound="audio" in senses,
+        even=clips,
         progress=progress,
     ):
         skip = film.skip()
@@ -181,10 +201,12 @@ def file_features(
                 means[sense] = np.stack(vectors).astype(np.float64).mean(axis=0)
         if means:
             found[film.number] = means
+            short += film.moments[0].span.duration_seconds < clip.clip_seconds - SLACK_SECONDS
     used = sorted(found)
     columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in describers}
     for sense, widths in encoder.widths.items():
         rows = np.stack([found[number].get(sense, np.zeros(sum(widths))) for number in used])
         for name, part in zip(describers, np.split(rows, np.cumsum(widths)[:-1], axis=1), strict=True):
             columns[name].append(part)
-    return {name: np.concatenate(parts, axis=1) for name, parts in columns.items() if parts}, used
+    joined = {name: np.concatenate(parts, axis=1) for name, parts in columns.items() if parts}
+    return FileFeatures(joined, used, short)

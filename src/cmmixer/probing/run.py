@@ -1,33 +1,56 @@
-"""`cmmixer probe`: a linear classifier on a run's features, beside one on untrained towers and one on plain statistics."""
+"""`cmmixer probe`: a classifier on a run's towers, beside one on untrained towers and one on plain statistics."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from cmmixer import checkpoint
 from cmmixer.atomic import explain_full_disk, write_atomically
+from cmmixer.checkpoint import Card
 from cmmixer.config import ProbeSettings
+from cmmixer.data.manifest import Entry
 from cmmixer.data.skips import SkipReport
+from cmmixer.data.spool import spool_clips
 from cmmixer.embedding import device_named
-from cmmixer.errors import DataError
+from cmmixer.errors import DataError, SettingsError
 from cmmixer.evaluation.machine import machine
 from cmmixer.probing.classify import cross_validated, figures
-from cmmixer.probing.features import Describer, PlainStatistics, TowerFeatures, file_features
+from cmmixer.probing.features import (
+    SENSES_OF_TASK,
+    Describer,
+    FileFeatures,
+    PlainStatistics,
+    TowerFeatures,
+    file_features,
+)
+from cmmixer.probing.finetuning import Finetuning
 from cmmixer.probing.labelled import Labelled, read_labelled
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.report.plots import confusion_picture
 
 WORDS = {
-    "trained": "this run's towers",
-    "untrained": "the same towers, untrained",
-    "statistics": "means and spreads, no network",
+    "linear": {
+        "trained": "this run's towers",
+        "untrained": "the same towers, untrained",
+        "statistics": "means and spreads, no network",
+    },
+    "finetune": {
+        "trained": "this run's towers, trained on",
+        "untrained": "the same towers, from scratch",
+        "statistics": "means and spreads, no network",
+    },
 }
 
 
@@ -56,11 +79,11 @@ class ProbeReport:
         )
         for column in ("features", name, "95 %"):
             table.add_column(column, justify="left" if column == "features" else "right")
-        for kind, words in WORDS.items():
+        for kind, words in WORDS[result["mode"]].items():
             low, high = result[kind]["interval"]
             table.add_row(words, f"{result[kind][name]:.3f}", f"{low:.3f} – {high:.3f}")
         table.add_row("guessing", f"{result['chance']:.3f}", "")
-        classes = Table(title="this run's towers, class by class", title_justify="left")
+        classes = Table(title=f"{WORDS[result['mode']]['trained']}, class by class", title_justify="left")
         columns = list(next(iter(result["trained"]["classes"].values())))
         for column in ("class", *columns):
             classes.add_column(column.replace("_", " "), justify="left" if column == "class" else "right")
@@ -68,13 +91,15 @@ class ProbeReport:
             told = [str(values[column]) if column == "files" else f"{values[column]:.2f}" for column in columns]
             classes.add_row(label, *told)
         notes = [f"written to {result['out']}"]
+        if result["short"]:
+            notes.append(f"{result['short']} files are shorter than a clip; each is one clip of its own length")
         if self.skips.total:
             notes.append(self.skips.summary)
         return Group(table, classes, *notes)
 
 
 def probe(settings: ProbeSettings, progress: Progress | None = None) -> ProbeReport:
-    """Cross-validates linear classifiers on labelled files.
+    """Cross-validates classifiers on labelled files.
 
     Args:
         settings: of the command.
@@ -84,6 +109,8 @@ def probe(settings: ProbeSettings, progress: Progress | None = None) -> ProbeRep
         InputError: the model, the data, its labels or its folds cannot be used.
     """
     progress = progress or NoProgress()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError("probe: got several processes from torchrun, works in one; start it without torchrun")
     labelled = read_labelled(
         settings.data,
         label=settings.label,
@@ -93,41 +120,25 @@ def probe(settings: ProbeSettings, progress: Progress | None = None) -> ProbeRep
         seed=settings.seed,
     )
     device = device_named(settings.device)
-    card = checkpoint.load_card(settings.model)
-    describers: dict[str, Describer] = {
-        "trained": TowerFeatures.of_run(settings.model, device),
-        "untrained": TowerFeatures.untrained(settings.model, settings.seed, device),
-        "statistics": PlainStatistics(card.clip),
-    }
-    progress.start(len(labelled.entries), "features of films")
-    skips = SkipReport()
-    features, used = file_features(
-        labelled.entries,
-        describers,
-        card.clip,
-        settings.task,
-        workers=settings.workers,
-        file_seconds=settings.file_seconds,
-        skips=skips,
-        progress=progress,
-    )
-    if not used:
-        raise DataError(f"{settings.data}: no file could be used for {settings.task}; {skips.summary}")
-    labelled = labelled.rows(used)
-    labelled.check(settings.data)
+    card = checkpoint.load_card(settings.model, "retriever", "mae")
+    out = Path(settings.out)
+    with explain_full_disk(out, DataError):
+        out.mkdir(parents=True, exist_ok=True)
+    probed = (_linear if settings.mode == "linear" else _finetuned)(settings, labelled, card, device, progress)
     found = {}
-    for kind, features_FD in features.items():
-        progress.start(None, f"classifying by {WORDS[kind]}")
-        scores_FC = cross_validated(features_FD, labelled)
-        found[kind] = figures(scores_FC, labelled, resamplings=settings.bootstrap, seed=settings.seed)
+    for kind, scores_FC in probed.scores.items():
+        found[kind] = figures(scores_FC, probed.labelled, resamplings=settings.bootstrap, seed=settings.seed)
     result = {
         "task": settings.task,
+        "mode": settings.mode,
         "metric": "mAP" if labelled.several else "accuracy",
         **found,
-        "chance": _chance(labelled),
+        "chance": _chance(probed.labelled),
         "data": settings.data,
-        "files": len(labelled.entries),
-        "skipped": skips.total,
+        "files": len(probed.labelled.entries),
+        "clips": settings.clips,
+        "short": probed.short,
+        "skipped": probed.skips.total,
         "folds": labelled.fold_names,
         "model": settings.model,
         "model_id": card.model_id,
@@ -135,8 +146,100 @@ def probe(settings: ProbeSettings, progress: Progress | None = None) -> ProbeRep
         "out": settings.out,
         "machine": machine(),
     }
-    _write(settings, result, skips)
-    return ProbeReport(result, skips)
+    _write(out, result, probed.skips)
+    return ProbeReport(result, probed.skips)
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """Scores [F, C] of the files that could be used, by what gave them."""
+
+    labelled: Labelled
+    scores: dict[str, NDArray[np.float64]]
+    skips: SkipReport
+    short: int
+
+
+def _linear(
+    settings: ProbeSettings, labelled: Labelled, card: Card, device: torch.device, progress: Progress
+) -> _Probed:
+    describers: dict[str, Describer] = {
+        "trained": TowerFeatures.of_run(settings.model, device),
+        "untrained": TowerFeatures.untrained(settings.model, settings.seed, device),
+        "statistics": PlainStatistics(card.clip),
+    }
+    skips = SkipReport()
+    found = _features(settings, labelled.entries, describers, card, skips, progress)
+    labelled = _usable(settings, labelled, found.used, skips)
+    scores = {}
+    for kind, features_FD in found.columns.items():
+        progress.start(None, f"classifying by {WORDS['linear'][kind]}")
+        scores[kind] = cross_validated(features_FD, labelled)
+    return _Probed(labelled, scores, skips, found.short)
+
+
+def _finetuned(
+    settings: ProbeSettings, labelled: Labelled, card: Card, device: torch.device, progress: Progress
+) -> _Probed:
+    senses = SENSES_OF_TASK[settings.task]
+    starts = {
+        "trained": TowerFeatures.of_run(settings.model, torch.device("cpu")).model,
+        "untrained": TowerFeatures.untrained(settings.model, settings.seed, torch.device("cpu")).model,
+    }
+    with tempfile.TemporaryDirectory(prefix=".clips-", dir=settings.out) as folder:
+        progress.start(len(labelled.entries), "decoding clips")
+        clips = spool_clips(
+            labelled.entries,
+            card.clip,
+            Path(folder),
+            even=settings.clips,
+            picture="video" in senses,
+            sound="audio" in senses,
+            workers=settings.workers,
+            file_seconds=settings.file_seconds,
+            progress=progress,
+        )
+        used = np.unique(clips.files_R)
+        labelled = _usable(settings, labelled, used.tolist(), clips.skips)
+        # From here on files are numbered among those that can be used.
+        clips = replace(clips, files_R=np.searchsorted(used, clips.files_R))
+        finetuning = Finetuning(settings, labelled, clips, senses, card, progress)
+        scores = {kind: finetuning.scores(towers, kind) for kind, towers in starts.items()}
+        short = len(np.unique(clips.files_R[clips.is_short]))
+    plain: dict[str, Describer] = {"statistics": PlainStatistics(card.clip)}
+    found = _features(settings, labelled.entries, plain, card, SkipReport(), progress)
+    scores["statistics"] = cross_validated(found.columns["statistics"], labelled)
+    return _Probed(labelled, scores, clips.skips, short)
+
+
+def _features(
+    settings: ProbeSettings,
+    entries: Sequence[Entry],
+    describers: dict[str, Describer],
+    card: Card,
+    skips: SkipReport,
+    progress: Progress,
+) -> FileFeatures:
+    progress.start(len(entries), "features of films")
+    return file_features(
+        entries,
+        describers,
+        card.clip,
+        settings.task,
+        clips=settings.clips,
+        workers=settings.workers,
+        file_seconds=settings.file_seconds,
+        skips=skips,
+        progress=progress,
+    )
+
+
+def _usable(settings: ProbeSettings, labelled: Labelled, used: Sequence[int], skips: SkipReport) -> Labelled:
+    if not used:
+        raise DataError(f"{settings.data}: no file could be used for {settings.task}; {skips.summary}")
+    labelled = labelled.rows(used)
+    labelled.check(settings.data)
+    return labelled
 
 
 def _chance(labelled: Labelled) -> float:
@@ -145,10 +248,8 @@ def _chance(labelled: Labelled) -> float:
     return float(parts_C.mean() if labelled.several else parts_C.max())
 
 
-def _write(settings: ProbeSettings, result: dict[str, Any], skips: SkipReport) -> None:
-    out = Path(settings.out)
+def _write(out: Path, result: dict[str, Any], skips: SkipReport) -> None:
     with explain_full_disk(out, DataError):
-        out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "probe.json", json.dumps(result, indent=1) + "\n")
         skips.write(out)
         confusion = result["trained"].get("confusion")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,8 +21,10 @@ from cmmixer.models.strip import strip_grid
 from cmmixer.pair_mix import draw_frame_rows, own_rows, take_frames
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.train.chance import Chance
+from cmmixer.train.continuing import clips_per_process, goes_on
 from cmmixer.train.inputs import TrainingInputs
-from cmmixer.train.loop import fit, make_fabric
+from cmmixer.train.loop import fit
+from cmmixer.train.processes import make_fabric
 from cmmixer.train.result import TrainingResult, describe_data, finish
 from cmmixer.types import Batch, Clip
 from cmmixer.version import __version__
@@ -114,17 +115,18 @@ def finetune(
     clip = _clip(settings, init)
     if dataset is None:
         dataset = open_clips(settings, clip, workers=settings.num_workers, progress=progress)
-    there = not settings.overwrite and (Path(settings.out) / "latest").exists()
+    clips_per_process(settings, fabric.world_size, len(dataset))  # too few are refused before anything is measured
+    there = goes_on(settings)
     card = checkpoint.load_card(settings.out) if there else _new_card(settings, clip, init, dataset)
     task = FinetuneTask(card, settings, len(dataset))
-    goes_on = init is not None and init.kind == "retriever"
+    trained_on = init is not None and init.kind == "retriever"
     if settings.init is not None and not there:
         weights = checkpoint.load_weights(settings.init)
-        if goes_on:
+        if trained_on:
             task.retriever.load_state_dict(weights)
         else:
             task.retriever.start_from(weights)
-    if settings.head_start == "canonical" and not (there or goes_on):
+    if settings.head_start == "canonical" and not (there or trained_on):
         start_heads(task, dataset, settings.seed, fabric.device, progress)
     folder = fit(task, dataset, settings, fabric, progress)
     return finish(folder, dataset, fabric)
@@ -170,7 +172,7 @@ def start_heads(
 def _init_card(settings: FinetuneSettings) -> Card:
     """The card of the run to start from, if it fits."""
     assert settings.init is not None
-    card = checkpoint.load_card(settings.init)
+    card = checkpoint.load_card(settings.init, "retriever", "mae")
     if settings.preset is not None and preset(settings.preset).model != card.model:
         raise CheckpointError(
             f"--init {settings.init}: a checkpoint of another shape: width {card.model.dim}, depth {card.model.depth}, patch "

@@ -8,48 +8,32 @@ same command ends with the same bits on a CPU.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from cmmixer import checkpoint
-from cmmixer.atomic import explain_full_disk, remove_leftovers, write_atomically
+from cmmixer.atomic import remove_leftovers
 from cmmixer.checkpoint import Card
 from cmmixer.config.training import TrainingSettings
 from cmmixer.data.batches import ClipBatches
 from cmmixer.data.dataset import ClipDataset, KeptClips
 from cmmixer.data.skips import SkipReport
-from cmmixer.errors import CheckpointError, NonFiniteError, SettingsError
+from cmmixer.models.layers import Block
 from cmmixer.progress import Progress
 from cmmixer.train.chance import Chance, chance_of_step
-from cmmixer.train.optim import adamw, load_state_tensors, state_tensors
+from cmmixer.train.continuing import clips_per_process, goes_on, refuse_other_settings, start_run_folder
+from cmmixer.train.guard import Attempt, StepGuard
+from cmmixer.train.log import Log
+from cmmixer.train.optim import adamw, clip_gradients, load_state_tensors, state_tensors
+from cmmixer.train.processes import explain_lost_process, whole
 from cmmixer.train.schedule import step_size
 from cmmixer.types import Batch
-
-# Settings that may change between the parts of a run without changing what is computed.
-FREE_SETTINGS = (
-    "out",
-    "num_workers",
-    "keep_gb",
-    "save_minutes",
-    "save_steps",
-    "keep",
-    "log_steps",
-    "picture_epochs",
-    "overwrite",
-    "file_seconds",
-    "device",
-)
 
 
 class Task(Protocol):
@@ -74,24 +58,6 @@ class Task(Protocol):
         """What the network sees and gives back, uint8 [H, W, 3], or None."""
 
 
-def make_fabric(settings: TrainingSettings) -> Fabric:
-    """Fabric for this process: alone, or one of those that torchrun started."""
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device: got cuda, but torch finds no CUDA device here; use --device cpu or auto")
-    fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
-        devices=local,
-        num_nodes=world // local,
-        # Buffers hold statistics over all processes already; sending them round again would be waste.
-        strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
-        precision=settings.precision,
-    )
-    fabric.launch()
-    return fabric
-
-
 def fit(task: Task, dataset: ClipDataset, settings: TrainingSettings, fabric: Fabric, progress: Progress) -> Path:
     """Trains a task to the end of its epochs, from the newest checkpoint of the run if there is one.
 
@@ -102,8 +68,10 @@ def fit(task: Task, dataset: ClipDataset, settings: TrainingSettings, fabric: Fa
         SettingsError: fewer clips than one step needs.
         CheckpointError: the run's folder holds a run of other settings, or cannot be written.
         NonFiniteError: a step gave NaN or infinity; it was refused, the last checkpoint is sound.
+        LostProcessError: another process of the run was killed or failed.
     """
-    return _Fit(task, dataset, settings, fabric, progress).run()
+    with explain_lost_process(fabric):
+        return _Fit(task, dataset, settings, fabric, progress).run()
 
 
 class _Fit:
@@ -114,18 +82,13 @@ class _Fit:
     ) -> None:
         self.task, self.dataset, self.settings, self.fabric, self.progress = task, dataset, settings, fabric, progress
         self.run_folder = Path(settings.out)
-        self.clips_per_batch = settings.batch_size * fabric.world_size
+        self.batch_size = clips_per_process(settings, fabric.world_size, len(dataset))
+        self.clips_per_batch = self.batch_size * fabric.world_size
         self.batches_per_epoch = len(dataset) // self.clips_per_batch
-        if self.batches_per_epoch < settings.accum_iter:
-            raise SettingsError(
-                f"--batch_size: {settings.batch_size} x {fabric.world_size} processes x {settings.accum_iter} accumulated need "
-                f"{self.clips_per_batch * settings.accum_iter} clips for one step, and there are {len(dataset)}; "
-                "give a smaller batch or more films"
-            )
         self.steps_per_epoch = self.batches_per_epoch // settings.accum_iter
         self.batches = ClipBatches(
             KeptClips(dataset, int(settings.keep_gb * 1e9)) if settings.keep_gb else dataset,
-            batch_size=settings.batch_size,
+            batch_size=self.batch_size,
             seed=settings.seed,
             rank=fabric.global_rank,
             world=fabric.world_size,
@@ -136,14 +99,20 @@ class _Fit:
         self.peak = settings.step_size(self.clips_per_batch * settings.accum_iter, task.default_blr)
         self.step = 0
         self.saved_at, self.saved_step = time.monotonic(), -1
-        self.log = _Log(self.run_folder, enabled=fabric.is_global_zero)
+        self.log = Log(self.run_folder, enabled=fabric.is_global_zero)
         self.network: nn.Module = task.network
         self.optimizer: torch.optim.Optimizer
+        self.guard: StepGuard
 
     def run(self) -> Path:
-        optimizer = adamw(self.task.network, self.settings)
-        self._resume(optimizer)
-        self.network, self.optimizer = self.fabric.setup(self.task.network, optimizer)
+        state = self._resume()
+        self._speed_up()
+        self.network = self.fabric.setup_module(self.task.network)
+        # After the set-up, which may have sliced the parameters.
+        self.optimizer = adamw(self.task.network, self.settings)
+        if state:
+            load_state_tensors(self.optimizer, self.task.network, state)
+        self.guard = StepGuard(self.optimizer, self.fabric.device)
         self.network.train()
         self.progress.start(self.total_steps, f"{self.task.title} on {len(self.dataset)} clips")
         self.progress.advance(self.step)
@@ -155,29 +124,32 @@ class _Fit:
         self.fabric.barrier()
         return checkpoint.resolve(self.run_folder)
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> None:
-        """Takes up the newest checkpoint of the run, if its settings are these."""
-        if self.settings.overwrite or not (self.run_folder / "latest").exists():
+    def _speed_up(self) -> None:
+        """Blocks that are compiled, or that keep no activations; weights and their names stay what they are."""
+        for module in self.task.network.modules():
+            if isinstance(module, Block):
+                module.recompute = self.settings.grad_checkpointing
+                if self.settings.compile:
+                    module.compile()
+
+    def _resume(self) -> dict[str, Tensor]:
+        """Takes up the newest checkpoint of the run, if its settings are these; returns the optimiser's state."""
+        if not goes_on(self.settings):
             self.fabric.barrier()
             if self.fabric.is_global_zero:
                 start_run_folder(self.run_folder, self.settings)
             self.fabric.barrier()
-            return
+            return {}
         card = checkpoint.load_card(self.run_folder)
-        refuse_other_settings(self.run_folder, card, self.task.card, dataclasses.asdict(self.settings))
+        refuse_other_settings(self.run_folder, card, self.task.card, self.settings)
         checkpoint.fill(self.task.network, checkpoint.load_weights(self.run_folder), str(self.run_folder))
         tensors, where = checkpoint.load_training(self.run_folder)
-        if where["clips_per_batch"] != self.clips_per_batch or where["clips"] != len(self.dataset):
-            raise CheckpointError(
-                f"{self.run_folder}: the run there has {where['clips']} clips in batches of {where['clips_per_batch']}, this command "
-                f"{len(self.dataset)} in {self.clips_per_batch}; continue with the same data and processes x batch, or --overwrite"
-            )
-        load_state_tensors(optimizer, tensors)
         self.step = self.saved_step = where["step"]
         if self.fabric.is_global_zero:
             remove_leftovers(self.run_folder / "checkpoints")
             self.log.cut(self.step)
         self.fabric.barrier()
+        return tensors
 
     def _epoch(self, epoch: int) -> None:
         """The rest of an epoch, from the step the run stands at."""
@@ -188,7 +160,8 @@ class _Fit:
             self.step += 1
             seen += self.clips_per_batch * self.settings.accum_iter
             self.progress.advance(1)
-            if self.step % self.settings.log_steps == 0 or self.step == self.total_steps:
+            if self._logged():
+                self._look()
                 rate = seen / (time.monotonic() - since)
                 seen, since = 0, time.monotonic()
                 self._report(losses, gradient_norm, rate)
@@ -203,7 +176,7 @@ class _Fit:
             yield batch.to(self.fabric.device)
 
     def _optimizer_step(self, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], Tensor, Batch]:
-        """One step of the optimiser over `accum_iter` batches; a step that is not finite is refused."""
+        """One step of the optimiser over `accum_iter` batches; one that is not finite is refused. The host waits for nothing."""
         rate = self._step_size(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -218,13 +191,19 @@ class _Fit:
                 self.fabric.backward(losses["loss"] / accum)
             for name, value in losses.items():
                 total[name] = total.get(name, torch.zeros((), device=value.device)) + value.detach() / accum
-        limit = self.settings.clip_grad or math.inf
-        gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        if not bool(torch.isfinite(gradient_norm) & torch.isfinite(total["loss"])):
-            self._refuse(total, gradient_norm, rate, ids)
+        gradient_norm = clip_gradients(self.task.network, self.settings.clip_grad)
+        self.guard.watch(Attempt(self.step, total, gradient_norm, rate, ids))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total, gradient_norm, batch
+
+    def _look(self) -> None:
+        """The only place where the host waits for the device to hear whether the steps so far were finite."""
+        kept = f"step {self.saved_step} in {self.run_folder}" if self.saved_step >= 0 else "none yet"
+        self.guard.look(self.total_steps, kept)
+
+    def _logged(self) -> bool:
+        return self.step % self.settings.log_steps == 0 or self.step == self.total_steps
 
     def _step_size(self, step: int) -> float:
         return step_size(
@@ -242,15 +221,7 @@ class _Fit:
             device=self.fabric.device,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
-            batch_size=self.settings.batch_size,
-        )
-
-    def _refuse(self, losses: dict[str, Tensor], gradient_norm: Tensor, rate: float, ids: list[str]) -> None:
-        told = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-        kept = f"step {self.saved_step} in {self.run_folder}" if self.saved_step >= 0 else "none yet"
-        raise NonFiniteError(
-            f"step {self.step} of {self.total_steps} is not finite and was refused: {told}, gradient norm {gradient_norm.item():.4g}, "
-            f"step size {rate:.3g}, clips {', '.join(ids[:3])} ...; last checkpoint: {kept}; try a smaller --lr or --precision 32-true"
+            batch_size=self.batch_size,
         )
 
     def _report(self, losses: dict[str, Tensor], gradient_norm: Tensor, clips_per_second: float) -> None:
@@ -273,26 +244,29 @@ class _Fit:
         return last or (every > 0 and (epoch + 1) % every == 0)
 
     def _picture(self, batch: Batch) -> None:
-        if not self.fabric.is_global_zero:
-            return
+        # Every process takes part: of a sliced network none has all the weights.
         self.network.eval()
         sheet = self.task.picture(batch, self._chance(self.step))
         self.network.train()
-        if sheet is not None:
+        if sheet is not None and self.fabric.is_global_zero:
             self.log.picture(self.step, sheet)
 
     def _due(self) -> bool:
-        """Is it time for a checkpoint? The first process decides for all, since clocks differ."""
-        if self.step == self.total_steps:
-            return True
+        """Is it time for a checkpoint? The first process decides by its clock for all, at steps that are logged anyway."""
         every = self.settings.save_steps
-        due = (
-            every > 0 and self.step % every == 0
-        ) or time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
-        return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
+        if self.step == self.total_steps or (every > 0 and self.step % every == 0):
+            return True
+        late = time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
+        if self.fabric.world_size == 1:
+            return late
+        return bool(self.fabric.broadcast(late)) if self._logged() else False
 
     def _save(self, losses: dict[str, Tensor]) -> None:
+        self._look()
         self.saved_at, self.saved_step = time.monotonic(), self.step
+        # In one piece whatever the strategy, so that any number of processes, or none, can read it.
+        weights = {name: whole(tensor) for name, tensor in self.task.network.state_dict().items()}
+        state = state_tensors(self.optimizer, self.task.network)
         if self.fabric.is_global_zero:
             card = dataclasses.replace(
                 self.task.card,
@@ -308,90 +282,9 @@ class _Fit:
             checkpoint.save(
                 self.run_folder,
                 card,
-                self.task.network.state_dict(),
-                state_tensors(self.optimizer),
+                weights,
+                state,
                 where,
                 keep=self.settings.keep,
             )
         self.fabric.barrier()
-
-
-def start_run_folder(folder: Path, settings: TrainingSettings) -> None:
-    """Makes the folder of a new run, without what an overwritten one left there.
-
-    Raises:
-        CheckpointError: the folder cannot be written.
-    """
-    with explain_full_disk(folder, CheckpointError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "latest").unlink(missing_ok=True)
-        for name in ("checkpoints", "tensorboard"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "log.jsonl").unlink(missing_ok=True)
-        write_atomically(folder / "settings.json", json.dumps(dataclasses.asdict(settings), indent=1))
-
-
-def refuse_other_settings(folder: Path, there: Card, here: Card, settings: dict[str, Any]) -> None:
-    """Refuses to continue a run under settings that would make it another run.
-
-    Raises:
-        CheckpointError: names what differs.
-    """
-    asked = json.loads(json.dumps(settings))
-    differ = [
-        f"{name} {there.settings.get(name)!r} there, {value!r} here"
-        for name, value in asked.items()
-        if name not in FREE_SETTINGS and there.settings.get(name) != value
-    ]
-    if there.kind != here.kind:
-        differ.insert(0, f"a {there.kind} there, a {here.kind} here")
-    if differ:
-        raise CheckpointError(
-            f"{folder}: holds a run of other settings: {'; '.join(differ[:4])}; use the same, another --out, or --overwrite"
-        )
-
-
-class _Log:
-    """log.jsonl, and TensorBoard where it is installed."""
-
-    def __init__(self, folder: Path, *, enabled: bool) -> None:
-        self.file = folder / "log.jsonl"
-        self.folder = folder
-        self.enabled = enabled
-        self._board: Any = None
-
-    def cut(self, step: int) -> None:
-        """Drops lines beyond `step`, which a killed run wrote after its last checkpoint."""
-        if self.file.exists():
-            # The last line may be half written.
-            whole = [line for line in self.file.read_text().splitlines() if line.endswith("}")]
-            write_atomically(self.file, "".join(line + "\n" for line in whole if json.loads(line)["step"] <= step))
-
-    def write(self, row: dict[str, float]) -> None:
-        if not self.enabled:
-            return
-        with self.file.open("a") as file:
-            file.write(json.dumps({name: round(value, 8) for name, value in row.items()}) + "\n")
-        board = self._tensorboard(int(row["step"]))
-        if board is not None:
-            for name, value in row.items():
-                board.add_scalar(name, value, int(row["step"]))
-
-    def picture(self, step: int, sheet_HWC: Tensor) -> None:
-        board = self._tensorboard(step)
-        if self.enabled and board is not None:
-            board.add_image("separation", sheet_HWC, step, dataformats="HWC")
-
-    def _tensorboard(self, step: int) -> Any:
-        if self._board is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:  # the extra `report` is not installed; log.jsonl has the same figures
-                self._board = False
-            else:
-                self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
-        return self._board or None
-
-    def close(self) -> None:
-        if self._board:
-            self._board.close()

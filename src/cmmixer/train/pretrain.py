@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,10 @@ from cmmixer.models.mae import MaskedAutoencoder
 from cmmixer.models.strip import strip_grid
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.train.chance import Chance
+from cmmixer.train.continuing import clips_per_process, goes_on
 from cmmixer.train.inputs import TrainingInputs
-from cmmixer.train.loop import fit, make_fabric
+from cmmixer.train.loop import fit
+from cmmixer.train.processes import make_fabric
 from cmmixer.train.result import TrainingResult, describe_data, finish
 from cmmixer.types import Batch
 from cmmixer.version import __version__
@@ -93,6 +94,7 @@ def pretrain(
     clip = settings.clip_settings(settings.preset)
     if dataset is None:
         dataset = open_clips(settings, clip, workers=settings.num_workers, progress=progress)
+    clips_per_process(settings, fabric.world_size, len(dataset))  # too few are refused before anything is measured
     card = _continued_card(settings) or _new_card(settings, clip, dataset)
     folder = fit(PretrainTask(card, settings), dataset, settings, fabric, progress)
     return finish(folder, dataset, fabric)
@@ -100,9 +102,7 @@ def pretrain(
 
 def _continued_card(settings: PretrainSettings) -> Card | None:
     """The card of the run that is there already: its statistics hold to the end."""
-    if settings.overwrite or not (Path(settings.out) / "latest").exists():
-        return None
-    return checkpoint.load_card(settings.out)
+    return checkpoint.load_card(settings.out) if goes_on(settings) else None
 
 
 def _new_card(settings: PretrainSettings, clip: ClipSettings, dataset: ClipDataset) -> Card:

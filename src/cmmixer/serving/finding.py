@@ -1,0 +1,130 @@
+"""A search as the service does it: by an upload, by a file of the library, or by one of its moments."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cmmixer.embedding import Moment
+from cmmixer.searching import Asking, asking_with, best_moments, senses
+from cmmixer.serving import schema
+from cmmixer.serving.library import Entry, Snapshot
+from cmmixer.serving.problems import ProblemError
+from cmmixer.serving.queries import Queries
+from cmmixer.types import Span
+
+# A long film asks with moments from all over it; more of them find little else and take as much longer.
+_MOST_ASKING = 240
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What searches: its name, its moments, and the file of the library that it is, if any."""
+
+    name: str
+    moments: list[Moment]
+    entry: Entry | None = None
+
+
+def find(library: Snapshot, queries: Queries, wanted: schema.SearchQuery, prefix: str) -> schema.SearchPage:
+    """One page of hits.
+
+    Args:
+        library: where to search.
+        queries: uploads.
+        wanted: what is searched for.
+        prefix: where the service's addresses begin.
+
+    Raises:
+        ProblemError: nothing or two things to search with, an unknown id, or a query without the sense that is needed.
+    """
+    began = time.perf_counter()
+    asked = _asked(library, queries, wanted)
+    target, by = senses(asked.moments, wanted.target, wanted.by)
+    asking = _evenly(asking_with(asked.moments, by))
+    if not asking:
+        needs = {"video": "pictures", "audio": "sound"}[by]
+        raise ProblemError("missing-sense", f"{asked.name}: has no {needs} that could be searched by")
+    batches = _batches(library, wanted, asked.entry)
+    last = wanted.offset + wanted.limit
+    rows = best_moments(library.index, asking, target, last + 1, batches=batches) if batches != set() else []
+    # What another process has just added shows once its file is known here.
+    rows = [row for row in rows if row["batch"] in library.by_batch]
+    hits = [
+        _hit(library, rank, row, target, asking, prefix)
+        for rank, row in enumerate(rows[wanted.offset : last], start=wanted.offset + 1)
+    ]
+    return schema.SearchPage.model_validate(
+        {
+            "for": target,
+            "by": by,
+            "hits": hits,
+            "offset": wanted.offset,
+            "next_offset": last if len(rows) > last else None,
+            "moments_searched": library.index.count(),
+            "took_seconds": round(time.perf_counter() - began, 4),
+        }
+    )
+
+
+def _asked(library: Snapshot, queries: Queries, wanted: schema.SearchQuery) -> _Asked:
+    if (wanted.query is None) == (wanted.item is None):
+        raise ProblemError("bad-request", "got neither or both of query and item, expected one of them")
+    if wanted.query is not None:
+        query = queries.get(wanted.query)
+        return _Asked(query.name, _at(query.moments, wanted.start_seconds))
+    assert wanted.item is not None
+    entry = library.entry(wanted.item)
+    moments = [_moment(row) for row in library.index.moments_of(entry.batch)]
+    if not moments:
+        raise ProblemError(
+            "not-found", f"{entry.name}: has just been taken out of the library or indexed anew; ask again"
+        )
+    return _Asked(entry.name, _at(moments, wanted.start_seconds), entry)
+
+
+def _moment(row: dict[str, Any]) -> Moment:
+    video, audio = (
+        None if row[sense] is None else np.asarray(row[sense], dtype=np.float32) for sense in ("video", "audio")
+    )
+    return Moment(Span(row["start_seconds"], row["end_seconds"]), video, audio)
+
+
+def _at(moments: list[Moment], start_seconds: float | None) -> list[Moment]:
+    """All moments, or the one that begins nearest to a second."""
+    if start_seconds is None:
+        return moments
+    return [min(moments, key=lambda moment: abs(moment.span.start_seconds - start_seconds))]
+
+
+def _evenly(asking: list[Asking]) -> list[Asking]:
+    if len(asking) <= _MOST_ASKING:
+        return asking
+    return [asking[place * len(asking) // _MOST_ASKING] for place in range(_MOST_ASKING)]
+
+
+def _batches(library: Snapshot, wanted: schema.SearchQuery, asked: Entry | None) -> set[str] | None:
+    """Keys of the moments that count; None: all. A file of the library does not find itself."""
+    filters = schema.Filters(**{name: getattr(wanted, name) for name in schema.Filters.model_fields})
+    if filters == schema.Filters() and asked is None:  # type: ignore[call-arg]
+        return None
+    batches = {entry.batch for entry in library.filtered(filters)}
+    return batches - {asked.batch} if asked is not None else batches
+
+
+def _hit(
+    library: Snapshot, rank: int, row: dict[str, Any], target: str, asking: list[Asking], prefix: str
+) -> schema.Hit:
+    entry, span = library.by_batch[row["batch"]], asking[row["query"]].span
+    sense = "audio" if target == "audio" else "video"
+    return schema.Hit(
+        rank=rank,
+        item=entry.item(),
+        moment=schema.Moment(start_seconds=row["start_seconds"], end_seconds=row["end_seconds"]),
+        query_moment=schema.Moment(start_seconds=span.start_seconds, end_seconds=span.end_seconds),
+        score=round(row["score"], 5),
+        media=f"{prefix}/items/{entry.id}/media?sense={sense}",
+    )

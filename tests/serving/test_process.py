@@ -1,0 +1,150 @@
+"""The command itself, in a real process: it starts, answers over a real socket, and ends when asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmmixer.config import IndexSettings, ModelSettings, ServeSettings
+from cmmixer.errors import CheckpointError, SearchIndexError, SettingsError
+from cmmixer.indexing import index
+from cmmixer.serving.client import Client
+from cmmixer.serving.run import serve
+from tests.coloured_films import BLUE, CLIP, RED, film
+from tests.conftest import untrained_run
+from tests.end_to_end.processes import ENVIRONMENT, cmmixer
+from tests.serving.conftest import make_data
+
+SMALL = ModelSettings(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=8)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained run and an index of it."""
+    folder = tmp_path_factory.mktemp("process")
+    torch.manual_seed(0)
+    untrained_run(folder / "run", CLIP, model=SMALL, embed_dim=12)
+    make_data(folder / "data")
+    index(IndexSettings(model=str(folder / "run"), data=str(folder / "data"), index=str(folder / "library"), workers=1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(place: Path) -> Iterator[str]:
+    """Where a real process answers; it is interrupted at the end and must go by itself."""
+    command = [
+        sys.executable,
+        "-m",
+        "cmmixer",
+        "serve",
+        "--index",
+        str(place / "library"),
+        "--port",
+        "0",
+        "--workers",
+        "1",
+        "--upload_seconds",
+        "3",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=ENVIRONMENT)
+    assert process.stderr is not None
+    for line in process.stderr:
+        found = re.search(r"CMMixer is at (http://127\.0\.0\.1:\d+)", line)
+        if found:
+            break
+    else:
+        pytest.fail("it ended before it answered")
+    reader = threading.Thread(target=process.stderr.read)
+    reader.start()
+    yield found[1]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) in (0, 130)
+    reader.join()
+    process.stderr.close()
+
+
+def test_it_answers_over_a_real_socket(address: str, place: Path, tmp_path: Path) -> None:
+    with Client(address) as client:
+        assert client.health().items == 6
+        query = client.upload(film(tmp_path / "blue.mp4", [BLUE, RED]))
+        hits = client.search(query=query.id).hits
+        assert len(hits) >= 4
+        client.download(hits[0].item.id, tmp_path / "copy", sense="audio")
+        assert (tmp_path / "copy").read_bytes() == (place / "data" / hits[0].item.name).read_bytes()
+
+
+def test_slow_clients_keep_nobody_waiting(address: str, tmp_path: Path) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    slow = []
+    try:
+        for number in range(1000):
+            connection = socket.create_connection((host, int(port)), timeout=10)
+            # Half of them never end their headers, half never end their upload.
+            ends = b"Content-Length: 1000000\r\n\r\nx" if number % 2 else b"X-Slow: "
+            connection.sendall(b"POST /api/v1/queries HTTP/1.1\r\nHost: 127.0.0.1\r\n" + ends)
+            slow.append(connection)
+        with Client(address) as client:
+            began = time.monotonic()
+            assert client.health().ready
+            assert client.search(query=client.upload(film(tmp_path / "a.mp4", [RED])).id).hits
+            assert time.monotonic() - began < 20
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_an_upload_that_takes_too_long_is_told_so(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        head = b"POST /api/v1/queries?name=slow.mp4 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\nx"
+        connection.sendall(head)
+        answer = b""
+        while b"}" not in answer and (part := connection.recv(65536)):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408")
+    told = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert told["detail"] == "slow.mp4: got less than all of it in 3 s"
+
+
+@pytest.mark.parametrize(
+    ("options", "fault", "told"),
+    [
+        ({"index": "{place}/nowhere"}, SearchIndexError, "nowhere: no such index; make one with `cmmixer index"),
+        ({"model": "{place}/none"}, CheckpointError, "none: "),
+        ({"host": "203.0.113.9", "token": "x" * 16}, SettingsError, "cannot listen at 203.0.113.9"),
+        (
+            {"host": "no.such.host.invalid", "token": "x" * 16},
+            SettingsError,
+            "--host no.such.host.invalid: cannot be listened at",
+        ),
+        ({"roots": "{place}/none"}, SettingsError, "--roots: got "),
+    ],
+)
+def test_what_cannot_be_served_is_said(place: Path, options: dict[str, str], fault: type[Exception], told: str) -> None:
+    given = {"index": "{place}/library", **options}
+    settings = ServeSettings(port=0, **{name: value.replace("{place}", str(place)) for name, value in given.items()})  # type: ignore[arg-type]
+    with pytest.raises(fault, match=re.escape(told)):
+        serve(settings)
+
+
+def test_a_port_that_is_taken_is_one_line(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = cmmixer("serve", "--index", place / "library", "--port", str(port))
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert (
+        last
+        == f"cmmixer: --port {port}: cannot listen at 127.0.0.1 (Address already in use); choose another --port, or 0 for a free one"
+    )

@@ -1,0 +1,173 @@
+"""Searches over HTTP: by upload, item and moment, both directions, every filter, pages that join without a seam."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from cmmixer.config import SearchSettings
+from cmmixer.searching import search
+from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound
+from tests.serving.conftest import API, NASTY, YELLOW, find, items, names, problem, upload
+
+
+def test_a_silent_film_finds_its_sound_and_the_second(shared: TestClient, tmp_path: Path) -> None:
+    query = upload(shared, film(tmp_path / "blue.mp4", [BLUE] * 2, sound=None))
+    assert (query["has_picture"], query["has_sound"], query["moments"]) == (True, False, 3)
+    page = find(shared, query=query["id"])
+    assert (page["for"], page["by"]) == ("audio", "video")
+    assert names(page)[:2] in ([f"sounds/{NASTY}", "films/mixed.mp4"], ["films/mixed.mp4", f"sounds/{NASTY}"])
+    (mixed,) = [hit for hit in page["hits"] if hit["item"]["name"] == "films/mixed.mp4"][:1]
+    assert mixed["moment"]["start_seconds"] in (5.0, 5.5, 6.0)
+    assert mixed["score"] > 0.95
+    assert shared.get(mixed["media"]).status_code == 200
+    assert page["moments_searched"] == 5 + 15 + 3 + 3 + 7 + 11
+
+
+def test_a_sound_finds_its_picture(shared: TestClient, tmp_path: Path) -> None:
+    query = upload(shared, sound(tmp_path / "blue.wav", [BLUE]))
+    page = find(shared, query=query["id"])
+    assert (page["for"], page["by"]) == ("video", "audio")
+    assert names(page)[0] == "films/mixed.mp4"
+    assert page["hits"][0]["moment"]["start_seconds"] in (3.0, 3.5, 4.0)
+    assert "sounds/yellow.wav" not in names(page)
+
+
+@pytest.mark.parametrize(
+    ("target", "by", "first"),
+    [
+        ("video", "video", "films/mute.mp4"),
+        ("audio", "video", "sounds/yellow.wav"),
+        ("audio", "audio", "sounds/green.wav"),
+        ("film", "video", "films/mute.mp4"),
+    ],
+)
+def test_any_sense_finds_any(shared: TestClient, tmp_path: Path, target: str, by: str, first: str) -> None:
+    query = upload(shared, film(tmp_path / "query.mp4", [YELLOW] * 2, sound=[GREEN] * 2))
+    page = find(shared, **{"query": query["id"], "for": target, "by": by})
+    assert (page["for"], page["by"]) == (target, by)
+    assert page["hits"][0]["score"] > 0.9
+    assert first in names(page)[:2]
+
+
+def test_the_service_finds_what_the_command_finds(shared: TestClient, library: Path, tmp_path: Path) -> None:
+    path = film(tmp_path / "query.mp4", [GREEN, BLUE, RED], sound=None)
+    page = find(shared, query=upload(shared, path)["id"], limit=50)
+    told = search(SearchSettings(query=str(path), index=str(library), k=50), encoder=ColourEncoder())
+    assert [(hit["moment"]["start_seconds"], hit["score"]) for hit in page["hits"]] == [
+        (hit.start_seconds, pytest.approx(hit.score, abs=1e-4)) for hit in told.hits
+    ]
+
+
+def test_more_like_an_item_and_like_one_of_its_moments(shared: TestClient) -> None:
+    mixed = items(shared)["films/mixed.mp4"]["id"]
+    whole = find(shared, item=mixed, **{"for": "audio"})
+    assert "films/mixed.mp4" not in names(whole)  # it does not find itself
+    assert {"sounds/green.wav", f"sounds/{NASTY}"} == set(list(dict.fromkeys(names(whole)))[:2])
+    moment = find(shared, item=mixed, start_seconds=3.6, **{"for": "audio"})
+    assert names(moment)[0] == f"sounds/{NASTY}"
+    assert {hit["query_moment"]["start_seconds"] for hit in moment["hits"]} == {3.5}
+    assert {hit["query_moment"]["start_seconds"] for hit in whole["hits"]} != {3.5}
+    alike = find(shared, item=items(shared)["films/red.mp4"]["id"], **{"for": "audio", "by": "audio"})
+    assert names(alike)[0] == "films/mixed.mp4"
+
+
+@pytest.mark.parametrize(
+    ("filters", "left"),
+    [
+        ({"kind": "sound"}, {"sounds/yellow.wav", "sounds/green.wav", f"sounds/{NASTY}"}),
+        ({"label": "warm"}, {"films/red.mp4", "sounds/yellow.wav"}),
+        ({"label": ["warm", "cold"], "kind": "film"}, {"films/red.mp4", "films/mixed.mp4"}),
+        ({"min_seconds": 4, "max_seconds": 7}, {"sounds/green.wav", f"sounds/{NASTY}"}),
+        ({"text": "RED"}, {"films/red.mp4"}),
+        ({"text": "onerror"}, {f"sounds/{NASTY}"}),
+        ({"where": "source:reel one"}, {"films/red.mp4", "films/mixed.mp4"}),
+        ({"where": ["source:reel one", "moments:5"]}, {"films/red.mp4"}),
+        ({"label": "no such label"}, set()),
+    ],
+)
+def test_filters_leave_what_they_say(
+    shared: TestClient, tmp_path: Path, filters: dict[str, object], left: set[str]
+) -> None:
+    query = upload(shared, film(tmp_path / "query.mp4", [RED], sound=None))
+    page = find(shared, query=query["id"], **filters)
+    assert set(names(page)) == left
+    silent = {"films/mute.mp4"}
+    assert set(items(shared, **filters)) - silent == left
+
+
+def test_a_folder_holds_what_is_in_and_below_it(shared: TestClient, tmp_path: Path) -> None:
+    folders = {folder["name"]: folder for folder in shared.get(f"{API}/library").json()["folders"]}
+    assert {name: folder["items"] for name, folder in folders.items()} == {"data": 6, "data/films": 3, "data/sounds": 3}
+    query = upload(shared, film(tmp_path / "query.mp4", [RED], sound=None))
+    assert set(names(find(shared, query=query["id"], folder=folders["data/films"]["id"]))) == {
+        "films/red.mp4",
+        "films/mixed.mp4",
+    }
+    assert len(items(shared, folder=folders["data"]["id"])) == 6
+    assert items(shared, folder="0" * 24) == {}
+
+
+def test_pages_join_without_a_seam(shared: TestClient, tmp_path: Path) -> None:
+    query = upload(shared, film(tmp_path / "query.mp4", [GREEN, RED], sound=None))
+    whole = find(shared, query=query["id"], limit=100)
+    assert whole["next_offset"] is None
+    pages, offset = [], 0
+    while offset is not None:
+        page = find(shared, query=query["id"], limit=3, offset=offset)
+        pages += page["hits"]
+        offset = page["next_offset"]
+    assert pages == whole["hits"]
+    assert [hit["rank"] for hit in pages] == list(range(1, len(pages) + 1))
+    assert len(pages) >= 7
+
+
+def test_what_cannot_be_searched_with_is_said(shared: TestClient, tmp_path: Path) -> None:
+    mute = upload(shared, film(tmp_path / "my cut.mp4", [RED], sound=None))
+    told = problem(shared.get(f"{API}/search", params={"query": mute["id"], "for": "video"}), 422, "missing-sense")
+    assert told["detail"] == "my cut.mp4: has no sound that could be searched by"
+    problem(shared.get(f"{API}/search"), 422, "bad-request")
+    problem(shared.get(f"{API}/search", params={"query": "0" * 24}), 404, "not-found")
+    problem(shared.get(f"{API}/search", params={"item": "0" * 24}), 404, "not-found")
+    problem(shared.get(f"{API}/search", params={"query": mute["id"], "item": "0" * 24}), 422, "bad-request")
+    told = problem(shared.get(f"{API}/search", params={"query": mute["id"], "kinds": "film"}), 422, "bad-request")
+    assert "kinds" in told["detail"]
+    told = problem(shared.get(f"{API}/search", params={"query": mute["id"], "where": "root:/"}), 422, "bad-request")
+    assert told["detail"].startswith("where: got root, expected one of label, ")
+
+
+@pytest.mark.parametrize(
+    ("sort", "first", "last"),
+    [
+        ("name", "films/mixed.mp4", "sounds/yellow.wav"),
+        ("-name", "sounds/yellow.wav", "films/mixed.mp4"),
+        ("duration", "films/mute.mp4", "films/mixed.mp4"),
+        ("-duration", "films/mixed.mp4", "sounds/yellow.wav"),
+        ("moments", "films/mute.mp4", "films/mixed.mp4"),
+        ("label", "films/mixed.mp4", "sounds/green.wav"),
+    ],
+)
+def test_the_library_in_any_order(shared: TestClient, sort: str, first: str, last: str) -> None:
+    page = shared.get(f"{API}/items", params={"sort": sort}).json()
+    assert page["total"] == 6
+    listed = [item["name"] for item in page["items"]]
+    assert (listed[0], listed[-1]) == (first, last)
+    joined = [
+        shared.get(f"{API}/items", params={"sort": sort, "limit": 1, "offset": n}).json()["items"][0]["name"]
+        for n in range(6)
+    ]
+    assert joined == listed
+
+
+def test_an_item_in_full(shared: TestClient) -> None:
+    item = items(shared)["films/red.mp4"]
+    assert (item["title"], item["kind"], item["label"], item["folder_name"]) == ("red", "film", "warm", "data/films")
+    assert (item["moments"], item["missing"]) == (5, False)
+    assert item["duration_seconds"] == pytest.approx(3.0, abs=0.1)
+    detail = shared.get(f"{API}/items/{item['id']}").json()
+    assert [span["start_seconds"] for span in detail["spans"]] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0], abs=0.1)
+    assert (detail["has_picture"], detail["has_sound"]) == (True, True)
+    assert detail["columns"] == {"label": "warm", "source": "reel one", "moments": 5}
+    assert "/data/" not in shared.get(f"{API}/items/{item['id']}").text  # no place of this machine
