@@ -207,7 +207,11 @@ class MomentIndex:
         stretches: dict[str, tuple[float, float]] = {}
         with told_clearly(self.folder):
             for part in self.moments.to_batches(columns=["batch", "start_seconds", "end_seconds"]):
-                ends = pa.Table.from_batches([part]).group_by("batch").aggregate([("start_seconds", "min"), ("end_seconds", "max")])
+                ends = (
+                    pa.Table.from_batches([part])
+                    .group_by("batch")
+                    .aggregate([("start_seconds", "min"), ("end_seconds", "max")])
+                )
                 for row in ends.to_pylist():
                     first, last = row["start_seconds_min"], row["end_seconds_max"]
                     start, end = stretches.get(row["batch"], (first, last))
