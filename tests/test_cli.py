@@ -14,7 +14,7 @@ import pytest
 
 from cmmixer.cli.commands import COMMANDS
 from cmmixer.cli.parser import field_helps, parse
-from cmmixer.config import EvaluateSettings, FinetuneSettings, PretrainSettings, SearchSettings
+from cmmixer.config import DubSettings, EvaluateSettings, FinetuneSettings, PretrainSettings, SearchSettings
 from cmmixer.config.flags import command_line
 from cmmixer.errors import SettingsError
 
@@ -132,6 +132,7 @@ def test_a_missing_path_is_one_line(tmp_path: Path) -> None:
             PretrainSettings(data="it's here", cutmix_minmax=(0.2, 0.8), overwrite=True, lr=2e-4, preset="nano"),
         ),
         ("finetune", FinetuneSettings(data="store", init="runs/pre", warmup_epochs=0.5)),
+        ("dub", DubSettings(film="a film.mp4", sound="b.wav", out="c.mov", loudness_lufs=-16.5, duck=True)),
     ],
 )
 def test_the_command_line_of_settings_gives_these_settings_back(name: str, settings: object) -> None:
@@ -140,9 +141,19 @@ def test_the_command_line_of_settings_gives_these_settings_back(name: str, setti
     assert parse(COMMANDS[name], words[2:]) == (settings, False)
 
 
-@pytest.mark.parametrize(("name", "library"), [("probe", "sklearn.linear_model"), ("inspect", "librosa")])
-def test_a_missing_library_of_an_extra_is_one_line_that_says_what_to_install(name: str, library: str) -> None:
-    code = f"import sys; sys.modules['{library}'] = None; from cmmixer.cli.main import main; sys.exit(main(['{name}', 'run', '--data', 'x']))"
+@pytest.mark.parametrize(
+    ("name", "library", "arguments"),
+    [
+        ("probe", "sklearn.linear_model", ["run", "--data", "x"]),
+        ("inspect", "librosa", ["run", "--data", "x"]),
+        ("export", "onnxruntime", ["--model", "run", "--out", "x"]),
+    ],
+)
+def test_a_missing_library_of_an_extra_is_one_line_that_says_what_to_install(
+    name: str, library: str, arguments: list[str]
+) -> None:
+    call = f"main({[name, *arguments]})"
+    code = f"import sys; sys.modules['{library}'] = None; from cmmixer.cli.main import main; sys.exit({call})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"{name} needs {library}, which is not installed; pip install 'cmmixer[{name}]'" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,13 +16,16 @@ from typing import Any
 import lancedb
 import numpy as np
 import pytest
+import torch
 from lancedb.table import LanceTable
 
-from cmmixer.config import IndexSettings
+from cmmixer.config import IndexSettings, SearchSettings
 from cmmixer.data import moments as moments_module
 from cmmixer.errors import SearchIndexError
 from cmmixer.indexing import IndexReport, MomentIndex, index
 from cmmixer.media.decode import Film
+from cmmixer.models.retriever import Embedding
+from cmmixer.searching import search
 from tests import killed_indexing
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound, unit
 
@@ -213,7 +217,7 @@ def test_missing_and_damaged_folders(data: Path, tmp_path: Path) -> None:
         ("[]", "is damaged"),
         (text.replace('"format": 2', '"format": 9'), "got format 9, expected 2"),
         (text.replace('"embed_dim"', '"embed_dims"'), r"unknown settings: embed_dims \(did you mean embed_dim\?\)"),
-        (text.replace('"embed_dim": 4', '"embed_dim": 8'), "Provided schema does not match"),
+        (text.replace('"embed_dim": 4', '"embed_dim": 8'), "has other columns than expected"),
     ):
         card.write_text(damage)
         with pytest.raises(SearchIndexError, match=told):
@@ -329,3 +333,55 @@ def test_nearest_is_exact_and_passes_over_missing_senses(data: Path) -> None:
         assert row["score"] == pytest.approx(float(vector @ queries[row["query"]]), abs=1e-5)
     first = [next(row for row in rows if row["query"] == query) for query in (0, 1)]
     assert [os.path.basename(row["path"]) for row in first] == ["red.mp4", "blue.wav"]
+
+
+def test_an_index_of_shots_and_of_longer_moments(tmp_path: Path) -> None:
+    """Moments keep to shots, or last longer with more frames; queries are cut alike; another cutting is refused."""
+    data = tmp_path / "data"
+    film(data / "a.mp4", [RED, GREEN, BLUE], seconds_each=1.5)
+    index(
+        IndexSettings(index=str(tmp_path / "shots"), model="-", data=str(data), workers=1, shots=True),
+        encoder=ColourEncoder(),
+    )
+    library = MomentIndex.open(tmp_path / "shots")
+    rows = library.moments.to_table(["start_seconds", "end_seconds"]).to_pylist()
+    spans = sorted((row["start_seconds"], row["end_seconds"]) for row in rows)
+    assert spans == [(begin + start, begin + start + 1.0) for begin in (0.0, 1.5, 3.0) for start in (0.0, 0.5)]
+    assert (library.card.shots, library.card.frames) == (True, 2)
+    found = search(
+        SearchSettings(query=str(data / "a.mp4"), index=str(tmp_path / "shots"), target="film", k=9),
+        encoder=ColourEncoder(),
+    )
+    assert all(hit.score > 0.999 for hit in found.hits)
+    assert {hit.query_start_seconds for hit in found.hits} <= {0.0, 0.5, 1.5, 2.0, 3.0, 3.5}
+
+    longer = IndexSettings(index=str(tmp_path / "long"), model="-", data=str(data), workers=1, moment_seconds=3.0)
+    index(longer, encoder=AnyLength())
+    library = MomentIndex.open(tmp_path / "long")
+    rows = library.moments.to_table(["start_seconds", "end_seconds", "video_frames"]).to_pylist()
+    assert sorted((row["start_seconds"], row["end_seconds"]) for row in rows) == [(0.0, 3.0), (1.5, 4.5)]
+    assert {len(row["video_frames"]) for row in rows} == {
+        6 * 4
+    }  # twice as many a second as there are seconds, of four values
+    with pytest.raises(SearchIndexError, match=r"its moments last 3 s, got --moment_seconds 2; leave it out"):
+        index(dataclasses.replace(longer, moment_seconds=2.0), encoder=AnyLength())
+    with pytest.raises(SearchIndexError, match="its moments do not keep to shots, got --shots"):
+        index(dataclasses.replace(longer, shots=True), encoder=AnyLength())
+
+
+class AnyLength(ColourEncoder):
+    """Takes moments of any number of frames."""
+
+    def embed_video(self, pixels_BTCHW: torch.Tensor) -> Embedding:
+        frames = pixels_BTCHW.shape[1]
+        parts = [super(AnyLength, self).embed_video(pixels_BTCHW[:, t : t + 2]) for t in range(0, frames, 2)]
+        return self._joined(parts)
+
+    def embed_audio(self, windows_BTN: torch.Tensor) -> Embedding:
+        frames = windows_BTN.shape[1]
+        parts = [super(AnyLength, self).embed_audio(windows_BTN[:, t : t + 2]) for t in range(0, frames, 2)]
+        return self._joined(parts)
+
+    def _joined(self, parts: list[Embedding]) -> Embedding:
+        frames_BTE = torch.cat([part.frames_BTE for part in parts], dim=1)
+        return Embedding(torch.nn.functional.normalize(frames_BTE.mean(1), dim=-1), frames_BTE)

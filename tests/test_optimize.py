@@ -16,6 +16,7 @@ from typing import Any
 import lancedb
 import numpy as np
 import pytest
+from lancedb.index import IvfSq
 from lancedb.table import LanceTable
 
 from cmmixer.config import IndexSettings, SearchSettings
@@ -84,7 +85,7 @@ def test_every_kind_reaches_the_recall_that_it_was_tuned_for(
     assert plan is not None
     assert (plan.kind, plan.rows, plan.target) == (kind, ROWS, 0.95)
     assert plan.recall >= 0.95
-    assert plan.name in [entry.name for entry in library.table.list_indices()]
+    assert plan.name in [entry.name for entry in library.moments.describe_indices()]
     got = vectors.found(library, drawn[1])
     measured = vectors.recall(got, *drawn)
     assert measured >= 0.95 - 3 * (0.05 * 0.95 / (10 * QUERIES)) ** 0.5  # 30 queries know it no better
@@ -104,6 +105,20 @@ def test_a_plan_with_few_cells_really_reads_few(library: Path, drawn: tuple[np.n
     assert vectors.found(whole, drawn[1]) == [vectors.slow_nearest(drawn[0], query, 10) for query in drawn[1]]
 
 
+def test_while_a_new_index_is_built_the_old_one_answers(library: Path, drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    with MomentIndex.writing(library) as writer:
+        old = writer.plan("audio")
+        assert old is not None
+        name = f"audio-{time.time_ns():016x}-ivf_sq"
+        writer.table.create_index("audio", config=IvfSq(distance_type="cosine", num_partitions=10), name=name)
+    opened = MomentIndex.open(library)
+    assert opened.plan("audio") == old
+    nearest = {"column": "audio", "q": drawn[1][0], "k": 3, "metric": "cosine"}
+    asked = opened.moments.scanner(columns=["id", "_distance"], nearest=nearest).explain_plan()
+    assert f"name={old.name}," in asked
+    assert name not in asked
+
+
 def test_exact_on_request_and_for_many(library: Path, drawn: tuple[np.ndarray, np.ndarray]) -> None:
     _set_plan(library, probes=1)
     opened = MomentIndex.open(library)
@@ -113,17 +128,14 @@ def test_exact_on_request_and_for_many(library: Path, drawn: tuple[np.ndarray, n
 
 
 def test_the_pass_over_all_is_the_slow_twin(plain: Path, drawn: tuple[np.ndarray, np.ndarray]) -> None:
-    table = MomentIndex.open(plain).table
-    ids, scores = exact_nearest(table, "audio", drawn[1][:5], 20)
+    moments = MomentIndex.open(plain).moments
+    rows = {row["_rowid"]: row["id"] for row in moments.to_table(columns=["id"], with_row_id=True).to_pylist()}
+    ids, scores = exact_nearest(moments, "audio", drawn[1][:5], 20)
     for query, row_ids, values in zip(drawn[1], ids, scores, strict=False):
         expected = vectors.slow_nearest(drawn[0], query, 20)
-        rows = {
-            row["_rowid"]: row["id"]
-            for row in table.take_row_ids(row_ids.tolist()).select(["id"]).with_row_id().to_list()
-        }
         assert [int(rows[row]) for row in row_ids] == expected
         assert values == pytest.approx([float(drawn[0][place] @ query) for place in expected], abs=1e-5)
-    assert exact_nearest(table, "video", drawn[1][:2], 5)[0].shape == (2, 0)  # no moment has pictures
+    assert exact_nearest(moments, "video", drawn[1][:2], 5)[0].shape == (2, 0)  # no moment has pictures
 
 
 def test_few_moments_and_senses_that_are_missing_are_searched_exactly(plain: Path, tmp_path: Path) -> None:
@@ -144,7 +156,7 @@ def test_an_index_that_is_slower_than_looking_is_not_kept(
     assert plan.kind == "exact"
     assert plan.why.startswith("ivf_flat found ")
     opened = MomentIndex.open(library)
-    assert opened.table.list_indices() == []
+    assert opened.moments.describe_indices() == []
     assert vectors.found(opened, drawn[1][:2]) == [vectors.slow_nearest(drawn[0], query, 10) for query in drawn[1][:2]]
 
 
@@ -166,8 +178,9 @@ def test_new_rows_are_found_before_any_rebuild_and_removed_ones_are_not(
     assert vectors.found(MomentIndex.open(library), -query)[0] != [ROWS]
     with MomentIndex.writing(library, vectors.VectorEncoder(), None) as writer:  # type: ignore[arg-type]
         writer.put(vectors.file_row(ROWS), [vectors.moment(ROWS, -query[0], ("audio",))], None)
+    with MomentIndex.writing(library) as writer:
+        assert (writer.unplanned_rows("audio"), writer.unplanned_rows("film")) == (1, 1)
     opened = MomentIndex.open(library)
-    assert [entry.num_unindexed_rows for entry in opened.table.list_indices()] == [1, 1]
     (row, *_) = opened.nearest(-query, "audio", 10)
     assert (int(row["id"]), row["score"]) == (ROWS, pytest.approx(1.0, abs=1e-5))
     with MomentIndex.writing(library) as writer:
@@ -317,7 +330,7 @@ def test_killed_while_optimising_leaves_a_whole_index(
     with MomentIndex.writing(library):  # the next writer clears up
         pass
     card = json.loads((library / "index.json").read_text())
-    there = [entry.name for entry in MomentIndex.open(library).table.list_indices()]
+    there = [entry.name for entry in MomentIndex.open(library).moments.describe_indices()]
     assert sorted(there) == sorted(plan["name"] for plan in card["plans"].values() if plan["name"])
     _force(library, "ivf_flat")
     assert MomentIndex.open(library).plan("audio") is not None

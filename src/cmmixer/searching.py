@@ -223,7 +223,7 @@ def _cut_query(
         moments = embed_file(
             path,
             encoder,
-            stride_seconds=library.card.stride_seconds,
+            cutting=library.card.cutting,
             file_seconds=settings.file_seconds,
             picture=by != "audio",
             sound=by != "video",

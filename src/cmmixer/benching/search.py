@@ -72,11 +72,10 @@ def bench_search(settings: BenchSettings, progress: Progress) -> BenchReport:
         engines: list[Engine] = [
             Moments(MomentIndex.open(folder), _SENSE, exact=False),
             Moments(MomentIndex.open(folder), _SENSE, exact=True),
-            FaissFlat(drawn.rows_NE, threads=1),
-            FaissFlat(drawn.rows_NE, threads=_cores()),
+            *FaissFlat.of(drawn.rows_NE, 1, _cores()),
             FaissGraph(drawn.rows_NE, _cores()),
         ]
-        engines[4].tune(drawn.queries_QE[::5], truth_QK[::5], settings.recall_target)
+        engines[-1].tune(drawn.queries_QE[::5], truth_QK[::5], settings.recall_target)
         progress.start(_TURNS, "asking")
         figures = _asked(engines, drawn.queries_QE, truth_QK, progress)
     for engine, row in zip(engines, figures, strict=True):

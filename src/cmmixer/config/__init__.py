@@ -19,6 +19,7 @@ from cmmixer.config.commands import (
     SearchSettings,
     SynthesizeSettings,
 )
+from cmmixer.config.cutting import CuttingSettings
 from cmmixer.config.dub import DubSettings
 from cmmixer.config.export import ExportSettings
 from cmmixer.config.mixer import MixerSettings
@@ -32,6 +33,7 @@ __all__ = [
     "BenchSettings",
     "ClipOptions",
     "ClipSettings",
+    "CuttingSettings",
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",

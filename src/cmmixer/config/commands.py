@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cmmixer.config.augment import AugmentSettings
 from cmmixer.config.check import at_least, one_of, within
 from cmmixer.config.clip import ClipOptions
+from cmmixer.config.cutting import CuttingSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.optimize import OptimizeSettings
 from cmmixer.config.presets import PRESETS
@@ -237,26 +238,23 @@ class EvaluateSettings(DataSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MomentSettings:
+class MomentSettings(CuttingSettings):
     """How films are cut into moments for embedding and search.
 
     Attributes:
-        stride_seconds: a moment starts every so many seconds; default: half a clip
         batch_size: moments at a time
         workers: decoder processes; 0 takes every core
         file_seconds: longest time spent on one file; then it is skipped and listed
         device: auto, cpu or cuda
     """
 
-    stride_seconds: float | None = None
     batch_size: int = 32
     workers: int = 0
     file_seconds: float = 60.0
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.stride_seconds is not None:
-            within("stride_seconds", self.stride_seconds, 0.0, float("inf"), open_low=True, open_high=True)
+        CuttingSettings.__post_init__(self)
         at_least("batch_size", self.batch_size, 1)
         at_least("workers", self.workers, 0)
         within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)

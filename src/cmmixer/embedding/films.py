@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmmixer.config import CuttingSettings
 from cmmixer.data.manifest import Entry, readable
 from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_films
 from cmmixer.data.skips import Skip
@@ -102,7 +103,7 @@ def embed_moments(
     entries: Iterable[Entry],
     encoder: Encoder,
     *,
-    stride_seconds: float | None = None,
+    cutting: CuttingSettings | None = None,
     batch_size: int = 32,
     workers: int = 0,
     file_seconds: float = 60.0,
@@ -117,17 +118,19 @@ def embed_moments(
     Args:
         entries: films and sounds.
         encoder: the model.
-        stride_seconds: a moment starts every so many seconds; None: half a clip.
+        cutting: how films are cut; None: into moments of a clip's length, half of it apart.
         batch_size: moments at a time, of one or of many films.
         workers: decoder processes; 0 takes every core.
         file_seconds: longest time spent on one file, or on one piece of a long film.
         picture, sound: whether this sense is wanted.
-        even: so many moments evenly over each film, instead of one every `stride_seconds`.
+        even: so many moments evenly over each film, instead of the cutting's.
         pool: decoder processes that are there already, instead of new ones.
         progress: told about every film.
     """
-    stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
-    cut = Cut(encoder.clip, stride, picture, sound, file_seconds, even)
+    cutting = (cutting or CuttingSettings()).of(encoder.clip)
+    assert cutting.stride_seconds is not None
+    clip = cutting.moment(encoder.clip)
+    cut = Cut(clip, cutting.stride_seconds, picture, sound, file_seconds, even, cutting.shots)
     video = _Batches(encoder.embed_video, batch_size)
     audio = _Batches(encoder.embed_audio, batch_size)
     open_films: dict[int, _OpenFilm] = {}
@@ -239,7 +242,7 @@ def embed_file(
     path: str | Path,
     encoder: Encoder,
     *,
-    stride_seconds: float | None = None,
+    cutting: CuttingSettings | None = None,
     file_seconds: float = 60.0,
     picture: bool = True,
     sound: bool = True,
@@ -253,7 +256,7 @@ def embed_file(
     (film,) = embed_moments(
         [file_entry(path)],
         encoder,
-        stride_seconds=stride_seconds,
+        cutting=cutting,
         workers=1,
         file_seconds=file_seconds,
         picture=picture,

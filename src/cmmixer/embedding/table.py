@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from rich.text import Text
 
 from cmmixer.atomic import TEMPORARY, explain_full_disk
-from cmmixer.config import EmbedSettings
+from cmmixer.config import CuttingSettings, EmbedSettings
+from cmmixer.config.check import pick
 from cmmixer.data.manifest import read_layout, readable
 from cmmixer.data.skips import SkipReport
 from cmmixer.embedding.films import EmbeddedFilm, Vector, embed_moments
@@ -93,7 +94,7 @@ def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder:
     films = embed_moments(
         listing.entries,
         encoder,
-        stride_seconds=settings.stride_seconds,
+        cutting=pick(CuttingSettings, settings),
         batch_size=settings.batch_size,
         workers=settings.workers,
         file_seconds=settings.file_seconds,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cmmixer.config import ClipSettings
-from cmmixer.config.check import from_dict
+from cmmixer.config import ClipSettings, CuttingSettings
+from cmmixer.config.check import from_dict, pick
 from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError, SettingsError
 from cmmixer.indexing.plan import SearchPlan
@@ -31,6 +31,8 @@ class IndexCard:
         embed_dim: length of a vector.
         clip: geometry of a moment.
         stride_seconds: a moment starts every so many seconds.
+        moment_seconds: length of a moment; None: of the model's clip.
+        shots: whether moments keep to their shots.
         version: of the package that made it.
         format: of this folder.
         plans: how each sense is searched, where `--optimize` has chosen; a sense without one is searched exactly.
@@ -41,6 +43,8 @@ class IndexCard:
     embed_dim: int
     clip: ClipSettings
     stride_seconds: float
+    moment_seconds: float | None = None
+    shots: bool = False
     version: str = ""
     format: int = FORMAT
     plans: dict[str, SearchPlan] = field(default_factory=dict)
@@ -49,9 +53,19 @@ class IndexCard:
         """The file's content."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
+    @property
+    def cutting(self) -> CuttingSettings:
+        """How its films are cut, and queries too."""
+        return pick(CuttingSettings, self)
+
+    @property
+    def frames(self) -> int:
+        """T, frames of a moment."""
+        return self.cutting.moment(self.clip).frames
+
     def moments_schema(self) -> pa.Schema:
         """Columns of its table of moments."""
-        return moments_schema(self.embed_dim, self.clip.frames)
+        return moments_schema(self.embed_dim, self.frames)
 
     def check_encoder(self, encoder: Encoder, where: Path) -> None:
         """Refuses another model.

@@ -14,14 +14,14 @@ _BATCH_ROWS = 16_384
 
 
 def exact_nearest(
-    table: Any, sense: str, vectors_QE: NDArray[np.float32], limit: int
+    dataset: Any, sense: str, vectors_QE: NDArray[np.float32], limit: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
     """The rows whose vectors have the largest inner product with each query; rows without this sense are passed over.
 
     Reads the vectors once, whatever the number of queries, and keeps no more than a batch of them in memory.
 
     Args:
-        table: of LanceDB, with a column `sense` of vectors.
+        dataset: of Lance, with a column `sense` of vectors.
         sense: which column.
         vectors_QE: the queries.
         limit: rows wanted for each query.
@@ -31,7 +31,7 @@ def exact_nearest(
     """
     best_QK = np.empty((len(vectors_QE), 0), np.float32)
     ids_QK = np.empty((len(vectors_QE), 0), np.uint64)
-    for batch in table.search().select([sense]).with_row_id(True).to_batches(batch_size=_BATCH_ROWS):
+    for batch in dataset.to_batches(columns=[sense], with_row_id=True, batch_size=_BATCH_ROWS):
         there = batch.filter(batch[sense].is_valid())
         if not len(there):
             continue

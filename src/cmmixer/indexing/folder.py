@@ -23,12 +23,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import lancedb
+import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from cmmixer.atomic import remove_leftovers, write_atomically
+from cmmixer.config import CuttingSettings
 from cmmixer.data.skips import SkipReport
 from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError
@@ -60,13 +61,15 @@ class MomentIndex:
         self.folder = folder
         self.card = card
         self._waiting = _Waiting()
+        self._files: Any = None
+        self._moments: Any = None
+        schemas = {"files": FILES_SCHEMA, "moments": card.moments_schema()}
         with told_clearly(folder):
-            database = lancedb.connect(folder)
-            there = set(database.list_tables().tables)
-            if not create and not {"files", "moments"} <= there:
+            if create:
+                self._files, self._moments = _tables(folder, schemas)
+            elif not all((folder / f"{name}.lance").is_dir() for name in schemas):
                 raise SearchIndexError(f"{folder}: is damaged or was never filled; run `cmmixer index` on it again")
-            self._files = _table(database, "files", FILES_SCHEMA)
-            self._moments = _table(database, "moments", card.moments_schema())
+            self._read = {name: _dataset(folder, name, schema) for name, schema in schemas.items()}
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -81,21 +84,21 @@ class MomentIndex:
     @classmethod
     @contextmanager
     def writing(
-        cls, folder: str | Path, encoder: Encoder | None = None, stride_seconds: float | None = None
+        cls, folder: str | Path, encoder: Encoder | None = None, cutting: CuttingSettings | None = None
     ) -> Iterator[Self]:
         """Opens or makes an index for writing; what a killed process left half done is cleared away first.
 
         Args:
             folder: of the index.
             encoder: the model; another one than the index's own is refused. None: no moments will be added.
-            stride_seconds: for a new index; None: half a clip, or the index's own.
+            cutting: for a new index; what it leaves open, and None, is as in the index that is there.
 
         Raises:
-            SearchIndexError: another model or stride, a folder that is no index, another process writing, a full disk.
+            SearchIndexError: another model or another cutting, a folder that is no index, another process writing, a full disk.
         """
         folder = Path(folder)
         with told_clearly(folder):
-            card = _card_for_writing(folder, encoder, stride_seconds)
+            card = _card_for_writing(folder, encoder, cutting or CuttingSettings())
             with only_writer(folder) as interrupted:
                 remove_leftovers(folder)
                 index = cls(folder, card, create=True)
@@ -111,18 +114,27 @@ class MomentIndex:
         """All rows of files."""
         names = [entry.name for entry in fields(FileRow)]
         with told_clearly(self.folder):
-            for batch in self._files.search().select(names).to_batches():
+            for batch in self._dataset("files").to_batches(columns=names):
                 yield from (FileRow(**row) for row in batch.to_pylist())
 
     def count(self) -> int:
         """How many moments it holds."""
         with told_clearly(self.folder):
-            return int(self._moments.count_rows())
+            return int(self.moments.count_rows())
+
+    @property
+    def moments(self) -> Any:
+        """The moments, as a Lance data set to read; of a writer, as it is now."""
+        return self._dataset("moments")
 
     @property
     def table(self) -> Any:
-        """The moments, in LanceDB."""
+        """The moments, as a LanceDB table; writers only have it."""
         return self._moments
+
+    def _dataset(self, name: str) -> Any:
+        table = {"files": self._files, "moments": self._moments}[name]
+        return self._read[name] if table is None else table.to_lance()
 
     def plan(self, sense: str) -> SearchPlan | None:
         """The plan by which a sense is searched; None where all moments are looked at."""
@@ -130,7 +142,7 @@ class MomentIndex:
         if plan is None or plan.kind == EXACT:
             return None
         with told_clearly(self.folder):
-            # LanceDB asks the first index of a column.
+            # Lance asks the oldest index of a column; it lists them by name, and names begin with when they were built.
             return plan if self._indexes(sense)[:1] == [plan.name] else None
 
     def nearest(
@@ -179,13 +191,13 @@ class MomentIndex:
         with told_clearly(self.folder, advice):
             wanted = [*columns, in_order] if frames else columns
             only = None if batches is None else _is_in(sorted(batches))
-            found = ask(self._moments, vectors_QE, sense, limit, wanted, plan, only=only)
+            found = ask(self.moments, vectors_QE, sense, limit, wanted, plan, only=only)
         rows: list[dict[str, Any]] = found.drop_columns([in_order] if frames else []).to_pylist()
         for row in rows:
             row.update(query=row.pop("query_index"), score=1.0 - row.pop("_distance"))
         if frames and rows:
             values = found[in_order].combine_chunks().flatten().to_numpy().astype(np.float32)
-            shaped_NTE = values.reshape(len(rows), self.card.clip.frames, self.card.embed_dim)
+            shaped_NTE = values.reshape(len(rows), self.card.frames, self.card.embed_dim)
             for row, frames_TE in zip(rows, shaped_NTE, strict=True):
                 row["frames"] = frames_TE
         return rows
@@ -194,19 +206,23 @@ class MomentIndex:
         """For each key of moments the second at which its first moment begins and its last one ends."""
         stretches: dict[str, tuple[float, float]] = {}
         with told_clearly(self.folder):
-            for part in self._moments.search().select(["batch", "start_seconds", "end_seconds"]).to_batches():
-                ends = pa.table(part).group_by("batch").aggregate([("start_seconds", "min"), ("end_seconds", "max")])
+            for part in self.moments.to_batches(columns=["batch", "start_seconds", "end_seconds"]):
+                ends = (
+                    pa.Table.from_batches([part])
+                    .group_by("batch")
+                    .aggregate([("start_seconds", "min"), ("end_seconds", "max")])
+                )
                 for row in ends.to_pylist():
                     first, last = row["start_seconds_min"], row["end_seconds_max"]
                     start, end = stretches.get(row["batch"], (first, last))
                     stretches[row["batch"]] = (min(start, first), max(end, last))
         return stretches
 
-    def moments(self, batch: str) -> list[dict[str, Any]]:
+    def moments_of(self, batch: str) -> list[dict[str, Any]]:
         """The moments of one key in order of time, with the vectors of both senses and of the film (None where missing)."""
         columns = ["id", "start_seconds", "end_seconds", "video", "audio", "film"]
         with told_clearly(self.folder):
-            rows: list[dict[str, Any]] = self._moments.search().where(_is_in([batch])).select(columns).to_list()
+            rows: list[dict[str, Any]] = self.moments.to_table(columns=columns, filter=_is_in([batch])).to_pylist()
         return sorted(rows, key=lambda row: (row["start_seconds"], row["id"]))
 
     def named(self, batches: Iterable[str]) -> set[str]:
@@ -214,8 +230,8 @@ class MomentIndex:
         names: set[str] = set()
         with told_clearly(self.folder):
             for chunk in _chunks(sorted(set(batches))):
-                rows = self._files.search().where(_is_in(chunk)).select(["batch"]).limit(len(chunk)).to_list()
-                names |= {row["batch"] for row in rows}
+                rows = self._dataset("files").to_table(columns=["batch"], filter=_is_in(chunk))
+                names |= set(rows["batch"].to_pylist())
         return names
 
     # ---------------------------------------------------------------------------------------------------- writing
@@ -293,7 +309,7 @@ class MomentIndex:
                     self._moments.drop_index(name)
 
     def _indexes(self, sense: str) -> list[str]:
-        return [entry.name for entry in self._moments.list_indices() if entry.columns == [sense]]
+        return [entry.name for entry in self.moments.describe_indices() if entry.field_names == [sense]]
 
     def _write_plans(self, plans: dict[str, SearchPlan]) -> None:
         self.card = replace(self.card, plans=plans)
@@ -315,7 +331,7 @@ class MomentIndex:
         named = {row.batch for row in self.files()}
         there: set[str] = set()
         with told_clearly(self.folder):
-            for batch in self._moments.search().select(["batch"]).to_batches():
+            for batch in self.moments.to_batches(columns=["batch"]):
                 there |= set(batch["batch"].unique().to_pylist())
         self._delete_batches(sorted(there - named))
 
@@ -325,47 +341,79 @@ class MomentIndex:
                 self._moments.delete(_is_in(chunk))
 
 
-def _table(database: Any, name: str, schema: pa.Schema) -> Any:
+def _tables(folder: Path, schemas: dict[str, pa.Schema]) -> list[Any]:
+    """The tables for writing; made where they are not there. LanceDB takes a second to import, and searching needs none of it."""
+    import lancedb
+
+    database = lancedb.connect(folder)
+    tables = []
+    for name, schema in schemas.items():
+        try:
+            tables.append(database.create_table(name, schema=schema, exist_ok=True))
+        except (ValueError, KeyError) as fault:
+            raise SearchIndexError(
+                f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
+            ) from fault
+    return tables
+
+
+def _dataset(folder: Path, name: str, schema: pa.Schema) -> Any:
     try:
-        table = database.create_table(name, schema=schema, exist_ok=True)
+        dataset = lance.dataset(str(folder / f"{name}.lance"))
     except (ValueError, KeyError) as fault:
         raise SearchIndexError(
-            f"{database.uri}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
+            f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
         ) from fault
-    if table.schema != schema:
-        raise SearchIndexError(
-            f"{database.uri}: {name}.lance has other columns than expected; make an index in a new folder"
-        )
-    return table
+    if dataset.schema != schema:
+        raise SearchIndexError(f"{folder}: {name}.lance has other columns than expected; make an index in a new folder")
+    return dataset
 
 
-def _card_for_writing(folder: Path, encoder: Encoder | None, stride_seconds: float | None) -> IndexCard:
+def _card_for_writing(folder: Path, encoder: Encoder | None, cutting: CuttingSettings) -> IndexCard:
     """The card that is there, checked, or that of a new index."""
     if encoder is None:
         return read_card(folder)
     if folder.is_dir() and any(folder.iterdir()):
         card = read_card(folder)
         card.check_encoder(encoder, folder)
-        if stride_seconds is not None and stride_seconds != card.stride_seconds:
-            raise SearchIndexError(
-                f"{folder}: its moments start every {card.stride_seconds:g} s, got --stride_seconds {stride_seconds:g}; "
-                "leave it out, or make an index in a new folder"
-            )
+        _refuse_other_cutting(folder, card, cutting)
         return card
     if folder.exists() and not folder.is_dir():
         raise SearchIndexError(f"{folder}: got a file, expected the folder of an index")
-    stride = encoder.clip.clip_seconds / 2 if stride_seconds is None else stride_seconds
+    known = cutting.of(encoder.clip)
+    assert known.stride_seconds is not None
     card = IndexCard(
         model_id=encoder.id,
         model=encoder.path,
         embed_dim=encoder.dim,
         clip=encoder.clip,
-        stride_seconds=stride,
+        stride_seconds=known.stride_seconds,
+        moment_seconds=known.moment_seconds,
+        shots=known.shots,
         version=__version__,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / NAME, card.text())
     return card
+
+
+def _refuse_other_cutting(folder: Path, card: IndexCard, asked: CuttingSettings) -> None:
+    """Moments of one index are cut alike.
+
+    Raises:
+        SearchIndexError: says what differs.
+    """
+    there = card.cutting.of(card.clip)
+    for name, words in (("stride_seconds", "start every"), ("moment_seconds", "last")):
+        got, own = getattr(asked, name), getattr(there, name)
+        if got is not None and got != own:
+            raise SearchIndexError(
+                f"{folder}: its moments {words} {own:g} s, got --{name} {got:g}; leave it out, or make an index in a new folder"
+            )
+    if asked.shots and not there.shots:
+        raise SearchIndexError(
+            f"{folder}: its moments do not keep to shots, got --shots; leave it out, or make an index in a new folder"
+        )
 
 
 def _chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -1,4 +1,4 @@
-"""Asking a table of moments for the nearest to some vectors, with a plan or by looking at all.
+"""Asking a data set of moments for the nearest to some vectors, with a plan or by looking at all.
 
 Letters: Q query vectors, E values of a vector.
 """
@@ -19,7 +19,7 @@ MOST_APPROXIMATE = 1000
 
 
 def ask(
-    table: Any,
+    dataset: Any,
     vectors_QE: NDArray[np.float32],
     sense: str,
     limit: int,
@@ -34,7 +34,7 @@ def ask(
     Rows that were added after the index was built are all looked at; rows that were deleted are passed over.
 
     Args:
-        table: of moments, in LanceDB.
+        dataset: the moments, in Lance.
         vectors_QE: unit vectors.
         sense: the column of vectors to compare with.
         limit: how many rows for each query vector.
@@ -46,31 +46,34 @@ def ask(
     Returns:
         The columns, `_distance` (one minus the cosine) and `query_index`, by query and distance.
     """
-    if plan is None:
-        # A query at a time: LanceDB reads the whole column for each in any case.
-        tables = []
-        for vector_E in vectors_QE:
-            search = _search(table, vector_E, sense, limit, columns, None, row_ids)
-            tables.append((search if only is None else search.where(only, prefilter=True)).to_arrow())
-        numbers = np.repeat(np.arange(len(tables), dtype=np.int32), [len(one) for one in tables])
-        return pa.concat_tables(tables).append_column("query_index", pa.array(numbers))
-    if len(vectors_QE) == 1:
-        found = _search(table, vectors_QE[0], sense, limit, columns, plan, row_ids).to_arrow()
-        return found.append_column("query_index", pa.array(np.zeros(len(found), np.int32)))
-    found = _search(table, list(vectors_QE), sense, limit, columns, plan, row_ids).to_arrow()
-    return found.sort_by([("query_index", "ascending"), ("_distance", "ascending")])
+    numbers, tables = [], []
+    # Without an index a query at a time: Lance's pass for many at once takes no less, and more memory.
+    batches = [vectors_QE] if plan is not None and len(vectors_QE) > 1 else vectors_QE
+    for number, vectors in enumerate(batches):
+        found = _search(dataset, vectors, sense, limit, columns, plan, row_ids, only)
+        tables.append(found)
+        numbers.append(np.full(len(found), number, np.int32))
+    if len(tables) == 1 and "query_index" in tables[0].column_names:
+        return tables[0].sort_by([("query_index", "ascending"), ("_distance", "ascending")])
+    return pa.concat_tables(tables).append_column("query_index", pa.array(np.concatenate(numbers)))
 
 
 def _search(
-    table: Any, vectors: Any, sense: str, limit: int, columns: Sequence[str], plan: SearchPlan | None, row_ids: bool
-) -> Any:
-    search = table.search(vectors, vector_column_name=sense).select([*columns, "_distance"]).limit(limit)
-    if row_ids:
-        search = search.with_row_id(True)
+    dataset: Any,
+    vectors: Any,
+    sense: str,
+    limit: int,
+    columns: Sequence[str],
+    plan: SearchPlan | None,
+    row_ids: bool,
+    only: str | None,
+) -> pa.Table:
+    nearest: dict[str, Any] = {"column": sense, "q": vectors, "k": limit}
     if plan is None:
-        return search.distance_type("dot").bypass_vector_index()
-    search = search.distance_type("cosine").nprobes(plan.probes)
-    refine_factor = plan.refine_factor(limit)
-    if refine_factor is not None:
-        search = search.refine_factor(refine_factor)
-    return search.ef(max(plan.ef, limit * (refine_factor or 1))) if plan.ef else search
+        nearest.update(metric="dot", use_index=False)
+    else:
+        factor = plan.refine_factor(limit)
+        nearest.update(metric="cosine", nprobes=plan.probes, refine_factor=factor)
+        nearest["ef"] = max(plan.ef, limit * (factor or 1)) if plan.ef else None
+    where = {} if only is None else {"filter": only, "prefilter": True}
+    return dataset.to_table(columns=[*columns, "_distance"], nearest=nearest, with_row_id=row_ids, **where)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import time
-import uuid
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Any
@@ -75,7 +74,7 @@ def optimize_sense(library: MomentIndex, sense: str, settings: OptimizeSettings,
 
 
 def _plan(library: MomentIndex, sense: str, settings: OptimizeSettings, progress: Progress) -> SearchPlan:
-    rows = library.table.count_rows(f"{sense} IS NOT NULL")
+    rows = library.moments.count_rows(f"{sense} IS NOT NULL")
     if rows < settings.exact_below:
         library.drop_indexes(sense)
         return SearchPlan(kind=EXACT, why=f"{rows} moments are fewer than {settings.exact_below}", rows=rows)
@@ -125,7 +124,7 @@ def _built(library: MomentIndex, sense: str, kind: str, rows: int) -> SearchPlan
         "ivf_rq": lambda: IvfRq(**shared),
         "ivf_hnsw_sq": lambda: HnswSq(**shared, m=16, ef_construction=150),
     }[kind]()
-    name = f"{sense}-{kind}-{uuid.uuid4().hex[:8]}"
+    name = f"{sense}-{time.time_ns():016x}-{kind}"
     begun = time.perf_counter()
     library.table.create_index(sense, config=config, name=name)
     seconds = time.perf_counter() - begun
@@ -147,9 +146,11 @@ def _tuned(library: MomentIndex, sense: str, plan: SearchPlan, asked: _Asked) ->
     """
     candidates = (0,) if plan.kind == "ivf_flat" else _CANDIDATES
 
+    moments = library.moments  # opened once: what it has read of the index stays in memory
+
     def measured(probes: int, candidates: int) -> SearchPlan:
         ef = 2 * candidates if plan.kind == "ivf_hnsw_sq" else 0
-        return _measured(library, sense, replace(plan, probes=probes, candidates=candidates, ef=ef), asked)
+        return _measured(moments, sense, replace(plan, probes=probes, candidates=candidates, ef=ef), asked)
 
     ladder = _ladder(plan.partitions)
     widest = measured(ladder[-1], candidates[-1])
@@ -175,11 +176,11 @@ def _ladder(partitions: int) -> list[int]:
     return sorted(set(steps))
 
 
-def _measured(library: MomentIndex, sense: str, plan: SearchPlan, asked: _Asked) -> SearchPlan:
+def _measured(moments: Any, sense: str, plan: SearchPlan, asked: _Asked) -> SearchPlan:
     found, seconds = 0, []
     for vector_E, nearest in zip(asked.vectors_QE, asked.nearest, strict=True):
         begun = time.perf_counter()
-        rows = ask(library.table, vector_E[None], sense, K_OF_PLAN, ["id"], plan, row_ids=True)
+        rows = ask(moments, vector_E[None], sense, K_OF_PLAN, ["id"], plan, row_ids=True)
         seconds.append(time.perf_counter() - begun)
         found += len(nearest & set(rows["_rowid"].to_pylist()))
     possible = sum(len(nearest) for nearest in asked.nearest)
@@ -187,10 +188,10 @@ def _measured(library: MomentIndex, sense: str, plan: SearchPlan, asked: _Asked)
 
 
 def _exact_ms(library: MomentIndex, sense: str, vectors_QE: NDArray[np.float32]) -> float:
-    seconds = []
+    moments, seconds = library.moments, []
     for vector_E in vectors_QE[:_TIMED_EXACTLY]:
         begun = time.perf_counter()
-        ask(library.table, vector_E[None], sense, K_OF_PLAN, ["id"], None)
+        ask(moments, vector_E[None], sense, K_OF_PLAN, ["id"], None)
         seconds.append(time.perf_counter() - begun)
     return 1000 * float(np.median(seconds))
 
@@ -201,14 +202,14 @@ def _exact_ms(library: MomentIndex, sense: str, vectors_QE: NDArray[np.float32])
 def _asked(library: MomentIndex, sense: str, rows: int) -> _Asked:
     """Draws queries (the same for the same library) and looks up what is nearest to them."""
     other = _ASKED_OF.get(sense)
-    both = 0 if other is None else library.table.count_rows(f"{sense} IS NOT NULL AND {other} IS NOT NULL")
+    both = 0 if other is None else library.moments.count_rows(f"{sense} IS NOT NULL AND {other} IS NOT NULL")
     if other is not None and both >= rows / 2:
         vectors_QE = _sample(library, other, sense, both / library.count(), _QUERIES)
         told = f"the {'pictures' if other == 'video' else 'sounds'} of {len(vectors_QE)} moments"
     else:
         vectors_QE = _pushed(_sample(library, sense, None, rows / library.count(), (1 + _OTHERS_SUMMED) * _QUERIES))
         told = f"{len(vectors_QE)} moments' vectors pushed to a cosine near 0.7"
-    ids_QK, _ = exact_nearest(library.table, sense, vectors_QE, K_OF_PLAN)
+    ids_QK, _ = exact_nearest(library.moments, sense, vectors_QE, K_OF_PLAN)
     return _Asked(vectors_QE, [set(ids) for ids in ids_QK.tolist()], told)
 
 
@@ -242,7 +243,7 @@ def _sample(library: MomentIndex, sense: str, also: str | None, share: float, co
     rows = library.count()
     offsets = chance.choice(rows, min(rows, math.ceil(1.5 * count / share)), replace=False)
     columns = [sense] if also is None else [sense, also]
-    taken = library.table.take_offsets(offsets.tolist()).select(columns).to_arrow().combine_chunks()
+    taken = library.moments.take(np.sort(offsets).tolist(), columns=columns).combine_chunks()
     for column in columns:
         taken = taken.filter(taken[column].is_valid())
     vectors_NE = taken[sense].combine_chunks().flatten().to_numpy().reshape(len(taken), -1)

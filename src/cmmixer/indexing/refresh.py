@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
-from cmmixer.config import IndexSettings
+from cmmixer.config import CuttingSettings, IndexSettings
+from cmmixer.config.check import pick
 from cmmixer.data.manifest import Entry, read_layout, readable
 from cmmixer.data.skips import Skip, SkipReport
 from cmmixer.embedding import EmbeddedFilm, Encoder, embed_moments, load_encoder
@@ -95,7 +96,7 @@ def index(settings: IndexSettings, progress: Progress | None = None, *, encoder:
             return _optimized(_unchanged(library), library, settings, progress)
     listing = read_layout(settings.data)
     encoder = encoder or load_encoder(settings.model, settings.device)
-    with MomentIndex.writing(settings.index, encoder, settings.stride_seconds) as library:
+    with MomentIndex.writing(settings.index, encoder, pick(CuttingSettings, settings)) as library:
         work = _Refresh(settings.data, settings, library, SkipReport(listing.ignored))
         progress.start(len(listing.entries), "looking for changes")
         for entry in listing.entries:
@@ -180,7 +181,7 @@ class _Refresh:
         films = embed_moments(
             [task.entry for task in self.todo],
             encoder,
-            stride_seconds=self.library.card.stride_seconds,
+            cutting=self.library.card.cutting,
             batch_size=self.settings.batch_size,
             workers=self.settings.workers,
             file_seconds=self.settings.file_seconds,

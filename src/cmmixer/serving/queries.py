@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 
 import torch
 
+from cmmixer.config import CuttingSettings
 from cmmixer.config.serve import ServeSettings
 from cmmixer.data.moments import decode_piece
 from cmmixer.embedding import Encoder, Moment, embed_file
@@ -64,10 +65,10 @@ class Query:
 class Queries:
     """The uploads of a service, in a folder of their own that goes when it ends."""
 
-    def __init__(self, settings: ServeSettings, encoder: Encoder, stride_seconds: float) -> None:
+    def __init__(self, settings: ServeSettings, encoder: Encoder, cutting: CuttingSettings) -> None:
         self._settings = settings
         self._encoder = encoder
-        self._stride_seconds = stride_seconds
+        self._cutting = cutting
         # Processes of their own: previews must not keep a search waiting.
         self._pool = IsolatedPool(decode_piece, workers=settings.searches, memory_mb=settings.memory_mb)
         self._folder = Path(tempfile.mkdtemp(prefix="cmmixer-queries-"))
@@ -86,7 +87,7 @@ class Queries:
         missing = LookTask(str(self._folder / "none"), 1.0)
         for future in [self._pool.schedule(look, missing, _WARM_SECONDS) for _ in range(self._pool.workers)]:
             future.exception()
-        clip = self._encoder.clip
+        clip = self._cutting.moment(self._encoder.clip)
         self._encoder.embed_video(torch.zeros(1, clip.frames, 3, clip.height, clip.width, dtype=torch.uint8))
         self._encoder.embed_audio(torch.zeros(1, clip.frames, clip.window_samples, dtype=torch.int16))
 
@@ -136,7 +137,7 @@ class Queries:
                 moments = embed_file(
                     path,
                     self._encoder,
-                    stride_seconds=self._stride_seconds,
+                    cutting=self._cutting,
                     file_seconds=self._settings.file_seconds,
                     pool=self._pool,
                 )

@@ -66,7 +66,7 @@ def router(service: Service) -> APIRouter:
     def item(item: ItemId) -> schema.ItemDetail:
         snapshot = service.library.now()
         entry = snapshot.entry(item)
-        return entry.detail(snapshot.index.moments(entry.batch))
+        return entry.detail(snapshot.index.moments_of(entry.batch))
 
     @routes.get(
         "/items/{item}/media",

@@ -49,7 +49,7 @@ class Service:
         self.pool = IsolatedPool(look, workers=settings.workers, memory_mb=settings.memory_mb)
         cache = Path(settings.cache) if settings.cache is not None else Path(settings.index) / "previews"
         self.previews = Previews(cache, settings.cache_mb, self.pool, settings.file_seconds)
-        self.queries = Queries(settings, self.encoder, card.stride_seconds)
+        self.queries = Queries(settings, self.encoder, card.cutting)
         self.embedders = ThreadPoolExecutor(settings.searches + settings.waiting, "cmmixer-embedding")
         self.dubs = Dubs(settings.dub_seconds, settings.memory_mb)
         self.jobs = Jobs(self._index_settings, self.encoder, self.library.look_again)
