@@ -130,5 +130,12 @@ COMMANDS = {
             "cmmixer.searching:search",
             "cmmixer search --index library silent.mp4 --for audio -k 5",
         ),
+        Command(
+            "bench",
+            config.BenchSettings,
+            "cmmixer.benching:bench",
+            "cmmixer bench step --preset base --precision bf16-mixed --compile",
+            extra="bench",
+        ),
     )
 }

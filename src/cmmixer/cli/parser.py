@@ -27,6 +27,7 @@ GROUP_TITLES = {
     "AugmentSettings": "augmentation",
     "TrainingSettings": "the loop",
     "MomentSettings": "which films, which model",
+    "StepBenchSettings": "bench step",
 }
 
 

@@ -5,6 +5,7 @@ and `augment` chance; `training` the loop; `commands` one class per command, mad
 """
 
 from cmmixer.config.augment import AugmentSettings
+from cmmixer.config.bench import BenchSettings
 from cmmixer.config.clip import ClipOptions, ClipSettings
 from cmmixer.config.commands import (
     EmbedSettings,
@@ -25,6 +26,7 @@ from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
 __all__ = [
     "PRESETS",
     "AugmentSettings",
+    "BenchSettings",
     "ClipOptions",
     "ClipSettings",
     "EmbedSettings",

@@ -9,7 +9,7 @@ from typing import Any
 # Flags whose name is a word of Python.
 FLAG_OF_FIELD = {"target": "for"}
 # The field that a command takes without a flag.
-POSITIONAL = {"evaluate": "model", "inspect": "model", "probe": "model", "search": "query"}
+POSITIONAL = {"bench": "what", "evaluate": "model", "inspect": "model", "probe": "model", "search": "query"}
 
 
 def command_line(command: str, settings: Any) -> str:

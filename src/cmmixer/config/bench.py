@@ -1,0 +1,64 @@
+"""What `cmmixer bench` measures, and at what size. Each subject has a class of its own; `BenchSettings` is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cmmixer.config.check import at_least, one_of, within
+from cmmixer.config.presets import PRESETS
+from cmmixer.config.training import DEVICES, PRECISIONS
+
+SUBJECTS = ("step",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBenchSettings:
+    """A pre-training step.
+
+    Attributes:
+        preset: size of the network and of a clip
+        batch_size: clips of a step
+        rounds: steps of each kind, in turn
+        mask_ratio: part of the tokens the encoder does not see
+        precision: 32-true or bf16-mixed, of both networks
+        compile: our transformer blocks are compiled by torch
+        grad_checkpointing: ours computes activations again in the backward pass
+        device: auto, cpu or cuda
+    """
+
+    preset: str = "base"
+    batch_size: int = 8
+    rounds: int = 10
+    mask_ratio: float = 0.75
+    precision: str = "32-true"
+    compile: bool = False
+    grad_checkpointing: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        one_of("preset", self.preset, PRESETS)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("rounds", self.rounds, 1)
+        within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_low=True, open_high=True)
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("device", self.device, DEVICES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(StepBenchSettings):
+    """Measure how fast this machine does it, beside the floor and beside others: step.
+
+    Attributes:
+        what: what to measure: step
+        seed: of everything drawn at random
+        out: write the figures to this JSON file
+    """
+
+    what: str
+    seed: int = 0
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("what", self.what, SUBJECTS)
+        at_least("seed", self.seed, 0)
+        StepBenchSettings.__post_init__(self)
