@@ -29,6 +29,7 @@ GROUP_TITLES = {
     "MomentSettings": "moments",
     "OptimizeSettings": "many moments",
     "SearchBenchSettings": "bench search",
+    "StepBenchSettings": "bench step",
 }
 
 
