@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 from cmmixer.version import __version__
 
 if TYPE_CHECKING:
+    from cmmixer.benching import bench
     from cmmixer.checkpoint import load_retriever
     from cmmixer.config import (
+        BenchSettings,
         DubSettings,
         EmbedSettings,
         EvaluateSettings,
+        ExportSettings,
         FinetuneSettings,
         IndexSettings,
         InspectSettings,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from cmmixer.dubbing import dub
     from cmmixer.embedding import embed, from_pretrained, load
     from cmmixer.evaluation.retrieval import evaluate
+    from cmmixer.exporting import export
     from cmmixer.indexing import index
     from cmmixer.inspecting import inspect
     from cmmixer.media.synthetic.films import synthesize
@@ -50,8 +54,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DubSettings": "cmmixer.config",
+    "BenchSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
+    "ExportSettings": "cmmixer.config",
     "FinetuneSettings": "cmmixer.config",
     "IndexSettings": "cmmixer.config",
     "InspectSettings": "cmmixer.config",
@@ -63,8 +69,10 @@ _HOMES = {
     "ServeSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
     "dub": "cmmixer.dubbing",
+    "bench": "cmmixer.benching",
     "embed": "cmmixer.embedding",
     "evaluate": "cmmixer.evaluation.retrieval",
+    "export": "cmmixer.exporting",
     "finetune": "cmmixer.train.finetune",
     "from_pretrained": "cmmixer.embedding",
     "index": "cmmixer.indexing",
@@ -84,9 +92,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "BenchSettings",
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FinetuneSettings",
     "IndexSettings",
     "InspectSettings",
@@ -98,9 +108,11 @@ __all__ = [
     "ServeSettings",
     "SynthesizeSettings",
     "__version__",
+    "bench",
     "dub",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "from_pretrained",
     "index",

@@ -1,7 +1,8 @@
 """`cmmixer search`: a film, a silent film or a sound in; the moments of an index that go with it out.
 
 The query is cut into moments as the library was. Its pictures are compared with the library's sounds, or its sounds with
-the library's pictures, or on request any sense or both together with any, exactly (every moment is looked at). A hit is a moment of the library with the moment of the query
+the library's pictures, or on request any sense or both together with any. Every moment is looked at, unless the library is large
+and `cmmixer index --optimize` has made a plan whose recall was measured. A hit is a moment of the library with the moment of the query
 that it goes with best; of moments of one file that overlap or touch, the best one stands for all. On request the best
 moments are ordered anew by what happens when (`evaluation.sequence`).
 
@@ -33,6 +34,7 @@ from cmmixer.embedding import Encoder, Moment, embed_file, load_encoder
 from cmmixer.errors import CheckpointError, MediaError, SearchIndexError
 from cmmixer.evaluation.sequence import sequence_scores
 from cmmixer.indexing import MomentIndex
+from cmmixer.indexing.plan import EXACT
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.types import Span
 
@@ -84,6 +86,8 @@ class SearchResult:
         by: what of the query it was found by.
         hits: best first.
         moments: how many moments the index holds.
+        plan: how they were looked at: `exact`, or the kind of the approximate index.
+        recall: part of the nearest moments that it finds, as measured when it was made.
     """
 
     query: str
@@ -91,6 +95,8 @@ class SearchResult:
     by: str
     hits: list[Hit]
     moments: int
+    plan: str = EXACT
+    recall: float = 1.0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -98,6 +104,8 @@ class SearchResult:
             "target": self.target,
             "by": self.by,
             "moments_searched": self.moments,
+            "plan": self.plan,
+            "recall": self.recall,
             "hits": [asdict(hit) for hit in self.hits],
         }
 
@@ -143,11 +151,12 @@ def search(
         target, by, asking = _cut_query(path, settings, library, encoder)
         own_rate = settings.fps or (source_timing(path).frames_per_second if settings.edl or settings.csv else None)
     progress.start(None, "searching")
-    best = best_moments(
-        library, asking, target, settings.k, settings.rerank_top if settings.rerank == "sequence" else 0
-    )
+    top = settings.rerank_top if settings.rerank == "sequence" else 0
+    best = best_moments(library, asking, target, settings.k, top, exact=settings.exact)
     hits = [_hit(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
-    result = SearchResult(settings.query, target, by, hits, library.count())
+    plan = None if settings.exact else library.plan(target)
+    followed = (EXACT, 1.0) if plan is None else (plan.kind, plan.recall)
+    result = SearchResult(settings.query, target, by, hits, library.count(), *followed)
     _take_along(result, settings, own_rate)
     return result
 
@@ -252,8 +261,9 @@ def best_moments(
     top: int = 0,
     *,
     batches: Collection[str] | None = None,
+    exact: bool = False,
 ) -> list[dict[str, Any]]:
-    """The k best moments, exactly: more candidates are fetched until none that was left out could be among them.
+    """The k best moments: more candidates are fetched until none that was left out could be among them.
 
     Args:
         library: where to search.
@@ -262,6 +272,7 @@ def best_moments(
         k: how many.
         top: so many candidates of each query moment are ordered by their frames and stand before all others.
         batches: only moments with these keys (`FileRow.batch`); None: all.
+        exact: look at every moment, in an optimised index too.
 
     Returns:
         Rows of `MomentIndex.nearest`, best first, neighbours of one file merged.
@@ -272,7 +283,7 @@ def best_moments(
     # A few keys are looked for by the database; a list of many would be slower than leaving out the rest afterwards.
     few = batches if batches is not None and len(batches) <= _FEW_BATCHES else None
     while True:
-        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=few)
+        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=few, exact=exact)
         named = library.named(row["batch"] for row in rows)
         left_out = _best_left_out(rows, limit)
         rows = [row for row in rows if row["batch"] in named and (batches is None or row["batch"] in batches)]

@@ -115,7 +115,8 @@ class QuickstartResult:
         return Group(
             table,
             f"took {self.metrics['minutes']['total']:.1f} minutes; open {self.report} in a browser",
-            f"then: cmmixer search --index {index_folder} YOUR_FILM.mp4 --for audio",
+            f"then: cmmixer serve --index {index_folder}    (a page to search and listen in)",
+            f"      cmmixer search --index {index_folder} YOUR_FILM.mp4 --for audio",
             f"      cmmixer index --model {run} --data YOUR_FOLDER --index library",
         )
 

@@ -122,7 +122,7 @@ COMMANDS = {
             "index",
             config.IndexSettings,
             "cmmixer.indexing:index",
-            "cmmixer index --model runs/fine --data ~/films --index library",
+            "cmmixer index --model runs/fine --data ~/films --index library\n  cmmixer index --index library --optimize",
         ),
         Command(
             "search",
@@ -143,6 +143,20 @@ COMMANDS = {
             "cmmixer.serving.run:serve",
             "cmmixer serve --index library\n  cmmixer serve --index library --host 0.0.0.0 --token_file token.txt --roots /media/films",
             extra="serve",
+        ),
+        Command(
+            "bench",
+            config.BenchSettings,
+            "cmmixer.benching:bench",
+            "cmmixer bench search --rows 1000000 --dim 256",
+            extra="bench",
+        ),
+        Command(
+            "export",
+            config.ExportSettings,
+            "cmmixer.exporting:export",
+            "cmmixer export --model runs/fine --format onnx --out runs/fine-onnx",
+            extra="export",
         ),
     )
 }

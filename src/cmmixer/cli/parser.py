@@ -27,7 +27,9 @@ GROUP_TITLES = {
     "MixerSettings": "the mixer",
     "AugmentSettings": "augmentation",
     "TrainingSettings": "the loop",
-    "MomentSettings": "which films, which model",
+    "MomentSettings": "moments",
+    "OptimizeSettings": "many moments",
+    "SearchBenchSettings": "bench search",
 }
 
 

@@ -5,6 +5,7 @@ and `augment` chance; `training` the loop; `commands` one class per command, mad
 """
 
 from cmmixer.config.augment import AugmentSettings
+from cmmixer.config.bench import BenchSettings
 from cmmixer.config.clip import ClipOptions, ClipSettings
 from cmmixer.config.commands import (
     EmbedSettings,
@@ -19,6 +20,7 @@ from cmmixer.config.commands import (
     SynthesizeSettings,
 )
 from cmmixer.config.dub import DubSettings
+from cmmixer.config.export import ExportSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
 from cmmixer.config.probe import ProbeSettings
@@ -27,11 +29,13 @@ from cmmixer.config.serve import ServeSettings
 __all__ = [
     "PRESETS",
     "AugmentSettings",
+    "BenchSettings",
     "ClipOptions",
     "ClipSettings",
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FinetuneSettings",
     "IndexSettings",
     "InspectSettings",

@@ -8,6 +8,7 @@ from cmmixer.config.augment import AugmentSettings
 from cmmixer.config.check import at_least, one_of, within
 from cmmixer.config.clip import ClipOptions
 from cmmixer.config.mixer import MixerSettings
+from cmmixer.config.optimize import OptimizeSettings
 from cmmixer.config.presets import PRESETS
 from cmmixer.config.training import DEVICES, TrainingSettings
 from cmmixer.errors import SettingsError
@@ -240,8 +241,6 @@ class MomentSettings:
     """How films are cut into moments for embedding and search.
 
     Attributes:
-        model: run or checkpoint of finetune
-        data: a folder of films and sounds, or any layout that pretrain takes
         stride_seconds: a moment starts every so many seconds; default: half a clip
         batch_size: moments at a time
         workers: decoder processes; 0 takes every core
@@ -249,8 +248,6 @@ class MomentSettings:
         device: auto, cpu or cuda
     """
 
-    model: str
-    data: str
     stride_seconds: float | None = None
     batch_size: int = 32
     workers: int = 0
@@ -271,25 +268,43 @@ class EmbedSettings(MomentSettings):
     """Embed every moment of films and sounds into unit vectors, written as a Parquet file.
 
     Attributes:
+        model: run or checkpoint of finetune
+        data: a folder of films and sounds, or any layout that pretrain takes
         out: Parquet file: path, start and end of each moment, its vectors, None where a sense is missing
         frames: write the vectors of each frame, and of the sound around it, beside those of the moment
     """
 
+    model: str
+    data: str
     out: str
     frames: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexSettings(MomentSettings):
-    """Build or refresh a search index of moments.
+class IndexSettings(MomentSettings, OptimizeSettings):
+    """Build or refresh a search index of moments, and optimise it when they are many.
 
     Attributes:
         index: folder of the index
+        model: run or checkpoint of finetune
+        data: a folder of films and sounds, or any layout that pretrain takes; --optimize works without
         sync: also remove files that are gone from the data
     """
 
     index: str
+    model: str | None = None
+    data: str | None = None
     sync: bool = False
+
+    def __post_init__(self) -> None:
+        MomentSettings.__post_init__(self)
+        OptimizeSettings.__post_init__(self)
+        if self.data is None and not self.optimize:
+            raise SettingsError("missing: --data, what to index; or --optimize, to optimise what is there")
+        if self.data is None and self.sync:
+            raise SettingsError("--sync: compares an index with its data; give --data too")
+        if self.data is not None and self.model is None:
+            raise SettingsError("missing: --model, the run that embeds the data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +323,7 @@ class SearchSettings:
         edl: also write the hits as an edit decision list (CMX 3600) for an editing program to this file
         csv: also write the hits as a table to this file
         fps: frames per second of the timecodes in both; default: the query's, or the first hit's, or 25
+        exact: look at every moment, in an optimised index too
         model: run that made the index, if it has moved since
         file_seconds: longest time spent on decoding the query
         device: auto, cpu or cuda
@@ -323,6 +339,7 @@ class SearchSettings:
     edl: str | None = None
     csv: str | None = None
     fps: float | None = None
+    exact: bool = False
     model: str | None = None
     file_seconds: float = 60.0
     device: str = "auto"

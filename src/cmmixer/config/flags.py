@@ -10,6 +10,7 @@ from typing import Any
 FLAG_OF_FIELD = {"target": "for"}
 # The fields that a command takes without a flag, in their order.
 POSITIONALS = {
+    "bench": ("what",),
     "dub": ("film", "sound"),
     "evaluate": ("model",),
     "inspect": ("model",),

@@ -9,12 +9,14 @@ Letters: M moments of a piece, U distinct instants of them, T frames, H x W pixe
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +27,7 @@ from cmmixer.data.manifest import Entry
 from cmmixer.errors import MediaError
 from cmmixer.media.decode import Film, loudness_dbfs
 from cmmixer.media.isolate import IsolatedPool, map_isolated
+from cmmixer.media.shots import SHORTEST_SHOT_SECONDS, cut_instants
 from cmmixer.media.timeline import clip_spans, even_spans, frame_instants
 from cmmixer.types import Span
 
@@ -35,6 +38,8 @@ _PIECE_BYTES = 24_000_000
 _PIECE_MOMENTS = 128
 # The decoder looks at its own clock and says in time that it gives up; only one that hangs is ended from outside.
 _GRACE_SECONDS = 5.0
+# Looking for shots decodes every frame, so a film is looked at in stretches no longer than this.
+_SHOT_STRETCH_SECONDS = 60.0
 
 Decoded = TypeVar("Decoded")
 
@@ -49,6 +54,7 @@ class Cut:
         picture, sound: whether this sense is wanted.
         file_seconds: longest time spent on one piece of a file (all of a film of a few minutes is one piece).
         even: so many moments evenly over each film instead of one every `stride_seconds`.
+        shots: moments end where a shot ends, and begin anew with the next; a film without picture has none.
     """
 
     clip: ClipSettings
@@ -57,6 +63,7 @@ class Cut:
     sound: bool = True
     file_seconds: float = 60.0
     even: int | None = None
+    shots: bool = False
 
     @property
     def piece_moments(self) -> int:
@@ -65,10 +72,21 @@ class Cut:
         moment_bytes = clip.frames * (3 * clip.height * clip.width + 2 * clip.window_samples)
         return max(1, min(_PIECE_MOMENTS, _PIECE_BYTES // moment_bytes))
 
+    @property
+    def stretch_seconds(self) -> float:
+        """How much of a film is looked at for shots at a time."""
+        return min(_SHOT_STRETCH_SECONDS, max(self.clip.clip_seconds, self.piece_moments * self.stride_seconds))
+
 
 @dataclass(frozen=True)
 class Piece:
-    """Some moments of one entry, to be decoded together; `number` is the entry's place in the list."""
+    """Some moments of one entry, to be decoded together.
+
+    Attributes:
+        number: the entry's place in the list.
+        entry: the film or the stretch of it.
+        first: number of its first moment; of a film that is cut by shots, number of the stretch.
+    """
 
     number: int
     entry: Entry
@@ -86,7 +104,7 @@ class DecodedPiece:
 
     Attributes:
         spans: where the M moments lie.
-        moments_of_film: how many the whole entry has.
+        further: where the entry's other pieces begin; told by its first piece.
         instants_MT: for each moment the places of its instants among the U distinct ones.
         pixels_UCHW: uint8, or None without picture.
         samples_UN: int16, or None without sound.
@@ -95,7 +113,7 @@ class DecodedPiece:
     """
 
     spans: list[Span]
-    moments_of_film: int
+    further: list[int]
     instants_MT: NDArray[np.intp]
     pixels_UCHW: NDArray[np.uint8] | None
     samples_UN: NDArray[np.int16] | None
@@ -126,9 +144,8 @@ def decode_films(
     while True:
         results = map_isolated(decode, upcoming(), workers=workers, seconds_each=limit, pool=pool)
         for piece, result in results:
-            if piece.first == 0 and isinstance(result, DecodedPiece):
-                starts = range(cut.piece_moments, result.moments_of_film, cut.piece_moments)
-                more.extend(Piece(piece.number, piece.entry, start) for start in starts)
+            if isinstance(result, DecodedPiece):
+                more.extend(Piece(piece.number, piece.entry, first) for first in result.further)
             yield piece, result
         # Pieces that the very last films asked for, after the source above had run dry.
         if not more:
@@ -148,22 +165,25 @@ def decode_piece(piece: Piece, cut: Cut) -> DecodedPiece:
         sound_film = film
         if entry.audio_path is not None:
             sound_film = files.enter_context(Film.open(entry.audio_path, max(0.1, deadline - time.monotonic())))
-        spans = _moment_spans(entry, min(film.info.duration_seconds, sound_film.info.duration_seconds), cut)
-        chosen = spans[piece.first : piece.first + cut.piece_moments]
+        whole = _stretch(entry, min(film.info.duration_seconds, sound_film.info.duration_seconds))
+        if cut.shots and film.info.picture is not None:
+            chosen, further = _moments_of_shots(film, whole, piece.first, cut)
+        else:
+            chosen, further = _moments_of_piece(whole, piece.first, cut)
         instants_U, instants_MT = _distinct_instants(chosen, cut.clip.frames)
         pixels, samples, faults = _decode_senses(film, sound_film, instants_U, cut)
     heard_U = np.zeros(len(instants_U), bool)
     if samples is not None:
         heard_U[:] = [loudness_dbfs(window) > SILENCE_DBFS for window in samples]
     heard_M = np.asarray(heard_U[instants_MT].any(axis=1))
-    return DecodedPiece(chosen, len(spans), instants_MT, pixels, samples, heard_M, faults)
+    return DecodedPiece(chosen, further, instants_MT, pixels, samples, heard_M, faults)
 
 
-def _moment_spans(entry: Entry, duration_seconds: float, cut: Cut) -> list[Span]:
-    """All moments of an entry, inside the stretch that its layout names.
+def _stretch(entry: Entry, duration_seconds: float) -> Span:
+    """What of a film its layout names.
 
     Raises:
-        MediaError: the stretch lies behind the film's end.
+        MediaError: it lies behind the film's end.
     """
     start = entry.start_seconds or 0.0
     end = duration_seconds if entry.end_seconds is None else min(entry.end_seconds, duration_seconds)
@@ -171,12 +191,51 @@ def _moment_spans(entry: Entry, duration_seconds: float, cut: Cut) -> list[Span]
         raise MediaError(
             entry.path, "too-short", f"it lasts {duration_seconds:.2f} s, its stretch begins at {start:.2f} s"
         )
-    length = cut.clip.clip_seconds
+    return Span(start, end)
+
+
+def _moments_of_piece(whole: Span, first: int, cut: Cut) -> tuple[list[Span], list[int]]:
+    """Moments from number `first` on, and where the other pieces begin."""
     if cut.even is None:
-        spans = clip_spans(end - start, length, cut.stride_seconds, cover_end=True, keep_short=True)
+        spans = _within(whole, cut)
     else:
-        spans = even_spans(end - start, length, cut.even)
-    return [Span(start + span.start_seconds, start + span.end_seconds) for span in spans]
+        spans = _moved(even_spans(whole.duration_seconds, cut.clip.clip_seconds, cut.even), whole.start_seconds)
+    further = list(range(cut.piece_moments, len(spans), cut.piece_moments)) if first == 0 else []
+    return spans[first : first + cut.piece_moments], further
+
+
+def _moments_of_shots(film: Film, whole: Span, number: int, cut: Cut) -> tuple[list[Span], list[int]]:
+    """Moments that begin in stretch `number` and lie within one shot each, and the numbers of the other stretches.
+
+    A shot that runs on into the next stretch is followed for a clip's length: its moments may end there.
+    """
+    length = cut.stretch_seconds
+    count = max(1, math.floor(whole.duration_seconds / length))  # the last one is the longest
+    start = whole.start_seconds + number * length
+    behind = whole.end_seconds if number == count - 1 else start + length
+    seen_until = min(whole.end_seconds, behind + cut.clip.clip_seconds)
+    cuts = cut_instants(film, start, seen_until)
+    if number == 0 and cuts and cuts[0] - start < SHORTEST_SHOT_SECONDS:
+        cuts = cuts[1:]
+    edges = [start, *cuts, seen_until]
+    spans: list[Span] = []
+    for place, (begin, end) in enumerate(pairwise(edges)):
+        # What is left of a shot that the stretch before has followed to its end already.
+        followed = place == 0 and number > 0 and end - begin < cut.clip.clip_seconds
+        if not followed:
+            spans += [span for span in _within(Span(begin, end), cut) if span.start_seconds < behind - 1e-6]
+    return spans, list(range(1, count)) if number == 0 else []
+
+
+def _within(stretch: Span, cut: Cut) -> list[Span]:
+    spans = clip_spans(
+        stretch.duration_seconds, cut.clip.clip_seconds, cut.stride_seconds, cover_end=True, keep_short=True
+    )
+    return _moved(spans, stretch.start_seconds)
+
+
+def _moved(spans: list[Span], by_seconds: float) -> list[Span]:
+    return [Span(by_seconds + span.start_seconds, by_seconds + span.end_seconds) for span in spans]
 
 
 def _distinct_instants(spans: list[Span], frames: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:

@@ -178,8 +178,7 @@ class _OpenFilm:
         if isinstance(result, MediaError):
             self.faults.append(result)
             return
-        if piece.first == 0:
-            self.pieces_due += (result.moments_of_film - 1) // cut.piece_moments
+        self.pieces_due += len(result.further)
         self.faults += result.faults
         for place, span in enumerate(result.spans):
             draft = _Draft(span)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cmmixer.config import ClipSettings
 from cmmixer.config.check import from_dict
 from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError, SettingsError
+from cmmixer.indexing.plan import SearchPlan
 from cmmixer.indexing.rows import moments_schema
 
 FORMAT = 2
@@ -32,6 +33,7 @@ class IndexCard:
         stride_seconds: a moment starts every so many seconds.
         version: of the package that made it.
         format: of this folder.
+        plans: how each sense is searched, where `--optimize` has chosen; a sense without one is searched exactly.
     """
 
     model_id: str
@@ -41,6 +43,7 @@ class IndexCard:
     stride_seconds: float
     version: str = ""
     format: int = FORMAT
+    plans: dict[str, SearchPlan] = field(default_factory=dict)
 
     def text(self) -> str:
         """The file's content."""
@@ -95,6 +98,8 @@ def read_card(folder: Path) -> IndexCard:
                 "new folder"
             )
         values["clip"] = from_dict(ClipSettings, values["clip"], f"{file}: clip")
+        plans = values.get("plans", {}).items()
+        values["plans"] = {sense: from_dict(SearchPlan, plan, f"{file}: plan of {sense}") for sense, plan in plans}
         return from_dict(IndexCard, values, str(file))
     except SearchIndexError:
         raise

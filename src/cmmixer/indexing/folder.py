@@ -1,7 +1,7 @@
 """The folder of an index: what is in it, and how it stays whole whatever kills the process.
 
     library/
-      index.json       which model made it, how moments are cut
+      index.json       which model made it, how moments are cut, how each sense is searched
       files.lance      one row a file: what it was when it was read, whether it is used, why not
       moments.lance    one row a moment: where it is, its vectors
       skipped.txt      files left out, and why (skipped.json for machines)
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +34,8 @@ from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError
 from cmmixer.indexing.card import NAME, IndexCard, read_card
 from cmmixer.indexing.guard import only_writer, short, told_clearly
+from cmmixer.indexing.nearest import MOST_APPROXIMATE, ask
+from cmmixer.indexing.plan import EXACT, SearchPlan
 from cmmixer.indexing.rows import FILES_SCHEMA, FileRow
 from cmmixer.version import __version__
 
@@ -78,12 +80,14 @@ class MomentIndex:
 
     @classmethod
     @contextmanager
-    def writing(cls, folder: str | Path, encoder: Encoder, stride_seconds: float | None) -> Iterator[Self]:
+    def writing(
+        cls, folder: str | Path, encoder: Encoder | None = None, stride_seconds: float | None = None
+    ) -> Iterator[Self]:
         """Opens or makes an index for writing; what a killed process left half done is cleared away first.
 
         Args:
             folder: of the index.
-            encoder: the model; another one than the index's own is refused.
+            encoder: the model; another one than the index's own is refused. None: no moments will be added.
             stride_seconds: for a new index; None: half a clip, or the index's own.
 
         Raises:
@@ -97,6 +101,7 @@ class MomentIndex:
                 index = cls(folder, card, create=True)
                 if interrupted:
                     index._remove_unnamed()
+                    index._remove_unplanned()
                 yield index
                 index.commit()
 
@@ -114,6 +119,20 @@ class MomentIndex:
         with told_clearly(self.folder):
             return int(self._moments.count_rows())
 
+    @property
+    def table(self) -> Any:
+        """The moments, in LanceDB."""
+        return self._moments
+
+    def plan(self, sense: str) -> SearchPlan | None:
+        """The plan by which a sense is searched; None where all moments are looked at."""
+        plan = self.card.plans.get(sense)
+        if plan is None or plan.kind == EXACT:
+            return None
+        with told_clearly(self.folder):
+            # LanceDB asks the first index of a column.
+            return plan if self._indexes(sense)[:1] == [plan.name] else None
+
     def nearest(
         self,
         vectors_QE: NDArray[np.float32],
@@ -122,36 +141,53 @@ class MomentIndex:
         *,
         frames: bool = False,
         batches: Collection[str] | None = None,
+        exact: bool = False,
     ) -> list[dict[str, Any]]:
-        """The moments nearest to each query vector, found exactly (by looking at all).
+        """The moments nearest to each query vector, as the sense's plan finds them: without one, exactly.
+
+        Moments that were added after the plan was made are all looked at.
 
         Args:
             vectors_QE: unit vectors, of one sense.
-            sense: `audio` or `video`, the moments' sense to compare with.
-            limit: how many for each query vector.
+            sense: `audio`, `video` or `film`, the moments' sense to compare with.
+            limit: how many for each query vector; more than 1,000 are always found exactly.
             frames: whether the vectors of the moments' frames are wanted too.
             batches: only moments with these keys; None: all.
+            exact: look at every moment whatever the plan.
 
         Returns:
             Rows with `query` (its place), the moment's columns but its vectors, `score`, the cosine similarity, and where
-            wanted `frames`, float32 [T, E].
+            wanted `frames`, float32 [T, E]; by query, best first.
+
+        Raises:
+            SearchIndexError: vectors of another length, a damaged index.
         """
+        if vectors_QE.ndim != 2 or vectors_QE.shape[1] != self.card.embed_dim:
+            raise SearchIndexError(
+                f"{self.folder}: got vectors of shape {vectors_QE.shape}, expected (queries, {self.card.embed_dim}); "
+                "embed the query with the model that made the index"
+            )
         in_order = f"{sense}_frames"
-        columns = ["id", "batch", "path", "audio_path", "source", "label", "start_seconds", "end_seconds", "_distance"]
-        rows: list[dict[str, Any]] = []
-        with told_clearly(self.folder):
-            for query, vector_E in enumerate(vectors_QE):
-                search = self._moments.search(vector_E, vector_column_name=sense).distance_type("dot")
-                if batches is not None:
-                    search = search.where(_is_in(sorted(batches)), prefilter=True)
-                found = search.select([*columns, in_order] if frames else columns).limit(limit).to_arrow()
-                for row in found.drop_columns([in_order] if frames else []).to_pylist():
-                    rows.append({**row, "query": query, "score": 1.0 - row.pop("_distance")})
-                if frames and len(found):
-                    values = found[in_order].combine_chunks().flatten().to_numpy().astype(np.float32)
-                    shaped_NTE = values.reshape(len(found), self.card.clip.frames, self.card.embed_dim)
-                    for row, frames_TE in zip(rows[-len(found) :], shaped_NTE, strict=True):
-                        row["frames"] = frames_TE
+        columns = ["id", "batch", "path", "audio_path", "source", "label", "start_seconds", "end_seconds"]
+        # A plan's recall was measured over all moments, not over a few.
+        plan = None if exact or batches is not None or limit > MOST_APPROXIMATE else self.plan(sense)
+        advice = "make an index in a new folder"
+        if plan is not None:
+            advice = (
+                f"search with --exact, or run `cmmixer index --index {self.folder} --optimize`; failing that, {advice}"
+            )
+        with told_clearly(self.folder, advice):
+            wanted = [*columns, in_order] if frames else columns
+            only = None if batches is None else _is_in(sorted(batches))
+            found = ask(self._moments, vectors_QE, sense, limit, wanted, plan, only=only)
+        rows: list[dict[str, Any]] = found.drop_columns([in_order] if frames else []).to_pylist()
+        for row in rows:
+            row.update(query=row.pop("query_index"), score=1.0 - row.pop("_distance"))
+        if frames and rows:
+            values = found[in_order].combine_chunks().flatten().to_numpy().astype(np.float32)
+            shaped_NTE = values.reshape(len(rows), self.card.clip.frames, self.card.embed_dim)
+            for row, frames_TE in zip(rows, shaped_NTE, strict=True):
+                row["frames"] = frames_TE
         return rows
 
     def stretches(self) -> dict[str, tuple[float, float]]:
@@ -226,10 +262,54 @@ class MomentIndex:
             skips.write(self.folder)
 
     def tidy(self) -> None:
-        """Joins the many small parts that commits leave, and drops versions that no search still reads."""
+        """Joins the many small parts that commits leave, and drops versions that no search still reads.
+
+        Approximate indexes are left as they are: LanceDB's own `optimize` would join their cells without looking at the
+        vectors again, and their recall with it (docs/lab-notebook.md, 2026-11-25).
+        """
         with told_clearly(self.folder):
             for table in (self._files, self._moments):
-                table.optimize(cleanup_older_than=_KEEP_OLD_VERSIONS)
+                dataset = table.to_lance()
+                dataset.optimize.compact_files()
+                dataset.cleanup_old_versions(older_than=_KEEP_OLD_VERSIONS)
+                table.checkout_latest()
+
+    def unplanned_rows(self, sense: str) -> int:
+        """How many moments were added since a sense's index was built; they are all looked at."""
+        plan = self.plan(sense)
+        with told_clearly(self.folder):
+            rows = [entry for entry in self._moments.list_indices() if plan is not None and entry.name == plan.name]
+        return sum(entry.num_unindexed_rows or 0 for entry in rows)
+
+    def write_plan(self, sense: str, plan: SearchPlan) -> None:
+        """Puts a plan into the card: from then on searches that open the index follow it."""
+        self._write_plans({**self.card.plans, sense: plan})
+
+    def drop_indexes(self, sense: str, *, keep: str | None = None) -> None:
+        """Drops the approximate indexes of a sense, but one."""
+        with told_clearly(self.folder):
+            for name in self._indexes(sense):
+                if name != keep:
+                    self._moments.drop_index(name)
+
+    def _indexes(self, sense: str) -> list[str]:
+        return [entry.name for entry in self._moments.list_indices() if entry.columns == [sense]]
+
+    def _write_plans(self, plans: dict[str, SearchPlan]) -> None:
+        self.card = replace(self.card, plans=plans)
+        with told_clearly(self.folder):
+            write_atomically(self.folder / NAME, self.card.text())
+
+    def _remove_unplanned(self) -> None:
+        """Drops indexes that no plan names, and plans whose index is not there: their sense is searched exactly."""
+        there: set[str] = set()
+        for sense in ("video", "audio", "film"):
+            plan = self.card.plans.get(sense)
+            self.drop_indexes(sense, keep=None if plan is None else plan.name)
+            there |= set(self._indexes(sense))
+        plans = {sense: plan for sense, plan in self.card.plans.items() if plan.kind == EXACT or plan.name in there}
+        if plans != self.card.plans:
+            self._write_plans(plans)
 
     def _remove_unnamed(self) -> None:
         named = {row.batch for row in self.files()}
@@ -259,8 +339,10 @@ def _table(database: Any, name: str, schema: pa.Schema) -> Any:
     return table
 
 
-def _card_for_writing(folder: Path, encoder: Encoder, stride_seconds: float | None) -> IndexCard:
+def _card_for_writing(folder: Path, encoder: Encoder | None, stride_seconds: float | None) -> IndexCard:
     """The card that is there, checked, or that of a new index."""
+    if encoder is None:
+        return read_card(folder)
     if folder.is_dir() and any(folder.iterdir()):
         card = read_card(folder)
         card.check_encoder(encoder, folder)

@@ -14,8 +14,8 @@ from cmmixer.errors import SearchIndexError
 
 
 @contextmanager
-def told_clearly(folder: Path) -> Iterator[None]:
-    """LanceDB's and the system's errors as one line about the index."""
+def told_clearly(folder: Path, advice: str = "make an index in a new folder") -> Iterator[None]:
+    """LanceDB's and the system's errors as one line about the index, and what to do about damage."""
     with explain_full_disk(folder, SearchIndexError):
         try:
             yield
@@ -24,7 +24,7 @@ def told_clearly(folder: Path) -> Iterator[None]:
             for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 if f"os error {code})" in str(fault):
                     raise OSError(code, os.strerror(code)) from fault
-            raise SearchIndexError(f"{folder}: is damaged ({short(fault)}); make an index in a new folder") from fault
+            raise SearchIndexError(f"{folder}: is damaged ({short(fault)}); {advice}") from fault
 
 
 @contextmanager

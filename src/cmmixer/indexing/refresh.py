@@ -1,4 +1,4 @@
-"""`cmmixer index`: makes an index of films and sounds, or brings one up to date."""
+"""`cmmixer index`: makes an index of films and sounds, brings one up to date, optimises it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from cmmixer.data.manifest import Entry, read_layout, readable
 from cmmixer.data.skips import Skip, SkipReport
 from cmmixer.embedding import EmbeddedFilm, Encoder, embed_moments, load_encoder
 from cmmixer.indexing.folder import MomentIndex
+from cmmixer.indexing.plan import SearchPlan
 from cmmixer.indexing.rows import FileRow
 from cmmixer.progress import NoProgress, Progress
 
@@ -39,6 +40,8 @@ class IndexReport:
         skipped: files of the data that are wholly left out.
         moments: moments in the whole index.
         skips: what of the whole index is left out, wholly or in part; also in the folder's skipped.txt.
+        plans: how each sense is searched, where `--optimize` has chosen.
+        looked_at: of senses with an approximate index, how many moments are not in it yet and so all looked at.
     """
 
     index: str
@@ -49,10 +52,18 @@ class IndexReport:
     skipped: int
     moments: int
     skips: SkipReport
+    plans: dict[str, SearchPlan] = field(default_factory=dict)
+    looked_at: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         names = ("index", "added", "changed", "unchanged", "removed", "skipped", "moments")
-        return {**{name: getattr(self, name) for name in names}, "skipped_reasons": self.skips.counts}
+        plans = {sense: asdict(plan) for sense, plan in self.plans.items()}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "skipped_reasons": self.skips.counts,
+            "search": plans,
+            "not_in_search_index": self.looked_at,
+        }
 
     def render(self) -> Text:
         """The same for people; no markup, because a file may be called [red].mp4."""
@@ -60,6 +71,10 @@ class IndexReport:
         lines = [f"{self.index}: {counts}; {self.moments} moments to search"]
         if self.skips.total:
             lines.append(f"{self.skips.summary}; see {self.index}/skipped.txt")
+        for sense, plan in self.plans.items():
+            late = self.looked_at.get(sense, 0)
+            more = f"; the {late} moments added since are all looked at, until the next --optimize" if late else ""
+            lines.append(f"{sense}: {plan.told}{more}")
         return Text("\n".join(lines))
 
 
@@ -75,10 +90,13 @@ def index(settings: IndexSettings, progress: Progress | None = None, *, encoder:
         InputError: data or model that cannot be read, an index of another model, a full disk.
     """
     progress = progress or NoProgress()
+    if settings.data is None or settings.model is None:
+        with MomentIndex.writing(settings.index) as library:
+            return _optimized(_unchanged(library), library, settings, progress)
     listing = read_layout(settings.data)
     encoder = encoder or load_encoder(settings.model, settings.device)
     with MomentIndex.writing(settings.index, encoder, settings.stride_seconds) as library:
-        work = _Refresh(settings, library, SkipReport(listing.ignored))
+        work = _Refresh(settings.data, settings, library, SkipReport(listing.ignored))
         progress.start(len(listing.entries), "looking for changes")
         for entry in listing.entries:
             work.look_at(entry)
@@ -87,7 +105,22 @@ def index(settings: IndexSettings, progress: Progress | None = None, *, encoder:
             work.remove_gone()
         progress.start(len(work.todo), "embedding films")
         work.embed(encoder, progress)
-        return work.report()
+        return _optimized(work.report(), library, settings, progress)
+
+
+def _optimized(report: IndexReport, library: MomentIndex, settings: IndexSettings, progress: Progress) -> IndexReport:
+    if settings.optimize:
+        from cmmixer.indexing.optimize import optimize
+
+        optimize(library, settings, progress)
+        library.tidy()
+    plans = library.card.plans
+    return replace(report, plans=plans, looked_at={sense: library.unplanned_rows(sense) for sense in plans})
+
+
+def _unchanged(library: MomentIndex) -> IndexReport:
+    files = sum(1 for _ in library.files())
+    return IndexReport(str(library.folder), 0, 0, files, 0, 0, library.count(), SkipReport())
 
 
 @dataclass(frozen=True)
@@ -103,10 +136,10 @@ class _Task:
 class _Refresh:
     """One run: looks at the files from outside, embeds those that are new or changed, counts."""
 
-    def __init__(self, settings: IndexSettings, library: MomentIndex, unlisted: SkipReport) -> None:
+    def __init__(self, data: str, settings: IndexSettings, library: MomentIndex, unlisted: SkipReport) -> None:
         self.settings = settings
         self.library = library
-        self.root = readable(os.path.abspath(settings.data))
+        self.root = readable(os.path.abspath(data))
         # Rows without their vectors: some hundreds of bytes a file, as the entries themselves.
         self.known = {row.name: row for row in library.files()}
         self.seen: set[str] = set()

@@ -229,6 +229,17 @@ class Film:
                     samples_TN[place] = stretch[offset : offset + length]
         return SoundWindows(samples_TN, centres_T, sample_rate_hz)
 
+    def pictures_from(self, start_seconds: float) -> Iterator[TimedFrame]:
+        """Decoded pictures as they are, the first one on screen at `start_seconds`.
+
+        Raises:
+            MediaError: `no-picture`, `unreadable` or `time-limit`; also while it is read.
+        """
+        if self._picture is None:
+            raise MediaError(self.info.path, "no-picture", "has no picture, only sound")
+        with media_errors(self.info.path):
+            yield from _from_instant(self._picture.frames_from(start_seconds), start_seconds)
+
     def sound_from(self, start_seconds: float) -> Iterator[TimedFrame]:
         """Decoded sound as it is, the first frame early enough for the codec to have settled by `start_seconds`.
 
@@ -319,6 +330,17 @@ class _Cursor:
             return False
         key_frame = self._reader.key_frame_between(self._upcoming.seconds, instant)
         return instant - self._upcoming.seconds > _DECODE_ON_SECONDS if key_frame is None else key_frame
+
+
+def _from_instant(frames: Iterator[TimedFrame], start_seconds: float) -> Iterator[TimedFrame]:
+    """Without the frames that were on screen before."""
+    current = next(frames, None)
+    for upcoming in frames:
+        if current is not None and upcoming.seconds > start_seconds + _SAME_INSTANT_SECONDS:
+            yield current
+        current = upcoming
+    if current is not None:
+        yield current
 
 
 def _passes(starts_T: NDArray[np.int64], length: int, share: int) -> list[list[int]]:

@@ -158,9 +158,11 @@ class MelPictures(nn.Module):
         # Half precision has neither the range nor the Fourier transform for this.
         with torch.autocast(audio_BTN.device.type, enabled=False):
             sound_MN = as_float(audio_BTN).reshape(clips * windows, samples)
-            at_once = _WINDOWS_AT_ONCE if audio_BTN.device.type == "cpu" else max(1, len(sound_MN))
-            parts = [torch.matmul(self.filters_HF, self._power(part)) for part in torch.split(sound_MN, at_once)]
-            decibels = 10.0 * torch.log10(torch.cat(parts).clamp_min(_FLOOR_POWER))
+            # An exported graph has no loop over a number of parts that it does not know.
+            in_parts = audio_BTN.device.type == "cpu" and not torch.compiler.is_compiling()
+            parts = torch.split(sound_MN, _WINDOWS_AT_ONCE) if in_parts else (sound_MN,)
+            bands = torch.cat([torch.matmul(self.filters_HF, self._power(part)) for part in parts])
+            decibels = 10.0 * torch.log10(bands.clamp_min(_FLOOR_POWER))
         return decibels.reshape(clips, windows, 1, self.geometry.bands, self.geometry.columns)
 
     def _power(self, sound_MN: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ class StripEncoder(nn.Module):
         self, patches_BLP: Tensor, grid: Grid, *, mask_ratio: float = 0.0, noise: Tensor | None = None
     ) -> Encoded:
         """As `forward`, for strips that are patches already."""
-        positions_BLD = sincos_positions(*grid, self.model.dim, patches_BLP.device).expand(len(patches_BLP), -1, -1)
+        # Sizes, not len(): exporters keep a size open, but fix a length.
+        positions_LD = sincos_positions(*grid, self.model.dim, patches_BLP.device)
+        positions_BLD = positions_LD.expand(patches_BLP.shape[0], -1, -1)
         mask_BL = ids_restore_BL = None
         if mask_ratio > 0.0:
             if noise is None:
@@ -74,7 +76,7 @@ class StripEncoder(nn.Module):
             patches_BLP = gather_tokens(patches_BLP, keep_BN)
             positions_BLD = gather_tokens(positions_BLD, keep_BN)
         tokens_BND = self.embed(patches_BLP) + positions_BLD
-        tokens_BND = torch.cat([self.cls.to(tokens_BND.dtype).expand(len(tokens_BND), 1, -1), tokens_BND], dim=1)
+        tokens_BND = torch.cat([self.cls.to(tokens_BND.dtype).expand(tokens_BND.shape[0], 1, -1), tokens_BND], dim=1)
         for block in self.blocks:
             tokens_BND = block(tokens_BND)
         return Encoded(self.norm(tokens_BND), mask_BL, ids_restore_BL)

@@ -1,0 +1,171 @@
+"""What answers questions for the 10 nearest vectors: the index of moments, and faiss beside it.
+
+Letters: N rows, Q queries, K = 10 answers, E values of a vector.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from cmmixer.benching.vectors import Vectors
+from cmmixer.indexing import MomentIndex
+
+K = 10
+Places = NDArray[np.int64]
+# faiss's own choice is 32 links and 40 candidates while building.
+_LINKS, _BUILT_WITH = 32, 40
+_SEARCHED_WITH = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
+
+
+class Engine(Protocol):
+    """Something that answers.
+
+    Attributes:
+        name: for people.
+        looks_at_all: whether every row is compared with every query.
+        slow_in_batches: whether a batch takes as long as its queries one by one.
+        build_seconds: what it took to make it, without the rows themselves.
+        bytes_per_row: on disk or in memory, with the rows themselves.
+    """
+
+    name: str
+    looks_at_all: bool
+    slow_in_batches: bool
+    build_seconds: float
+    bytes_per_row: float
+
+    def ask(self, queries_QE: Vectors) -> Places:
+        """Places of the nearest, [Q, K]; -1 for one that is missing."""
+        ...
+
+    def tune(self, queries_QE: Vectors, truth_QK: Places, target: float) -> None:
+        """Makes it as fast as the recall allows."""
+
+    def bytes_read(self) -> float:
+        """How many bytes one query has to read at least."""
+        ...
+
+    def flops(self) -> float:
+        """How many multiplications and additions one query needs at least."""
+        ...
+
+
+class Moments:
+    """An index of moments whose ids are places."""
+
+    slow_in_batches = False
+
+    def __init__(self, library: MomentIndex, sense: str, *, exact: bool) -> None:
+        self.library, self.sense, self.exact = library, sense, exact
+        self.rows, self.dim = library.count(), library.card.embed_dim
+        self.plan = None if exact else library.plan(sense)
+        self.name = f"cmmixer, {'exact' if self.plan is None else self.plan.kind}"
+        self.looks_at_all = self.slow_in_batches = self.plan is None
+        self.build_seconds = 0.0 if self.plan is None else self.plan.build_seconds
+        self.bytes_per_row = 4.0 * self.dim + (0.0 if self.plan is None else self.plan.bytes_per_row)
+
+    def ask(self, queries_QE: Vectors) -> Places:
+        places_QK = np.full((len(queries_QE), K), -1, np.int64)
+        filled = [0] * len(queries_QE)
+        for row in self.library.nearest(queries_QE, self.sense, K, exact=self.exact):
+            places_QK[row["query"], filled[row["query"]]] = int(row["id"])
+            filled[row["query"]] += 1
+        return places_QK
+
+    def tune(self, queries_QE: Vectors, truth_QK: Places, target: float) -> None:
+        """It was tuned when it was built, without seeing these queries."""
+
+    def bytes_read(self) -> float:
+        if self.plan is None:
+            return 4.0 * self.rows * self.dim
+        cells = 4.0 * self.plan.partitions * self.dim
+        return cells + self._read_rows() * self.plan.bytes_per_row + 4.0 * self.plan.candidates * self.dim
+
+    def flops(self) -> float:
+        if self.plan is None:
+            return 2.0 * self.rows * self.dim
+        return 2.0 * self.dim * (self.plan.partitions + self._read_rows() + self.plan.candidates)
+
+    def _read_rows(self) -> float:
+        assert self.plan is not None
+        return self.rows * self.plan.probes / self.plan.partitions
+
+
+class FaissFlat:
+    """faiss that looks at all."""
+
+    looks_at_all = True
+    slow_in_batches = False
+    build_seconds = 0.0
+
+    def __init__(self, rows_NE: Vectors, *, threads: int) -> None:
+        self.index: Any = faiss.IndexFlatIP(rows_NE.shape[1])
+        self.threads, self.pools = threads, ThreadpoolController()
+        self.index.add(rows_NE)
+        self.name = f"faiss flat, {threads} thread{'s' if threads > 1 else ''}"
+        self.bytes_per_row = 4.0 * rows_NE.shape[1]
+
+    def ask(self, queries_QE: Vectors) -> Places:
+        return _ask_faiss(self.index, queries_QE, self.threads, self.pools)
+
+    def tune(self, queries_QE: Vectors, truth_QK: Places, target: float) -> None:
+        pass
+
+    def bytes_read(self) -> float:
+        return self.bytes_per_row * int(self.index.ntotal)
+
+    def flops(self) -> float:
+        return 2.0 * float(self.index.ntotal) * float(self.index.d)
+
+
+class FaissGraph:
+    """faiss's HNSW over full vectors, tuned with some of the queries that it is then asked."""
+
+    looks_at_all = False
+    slow_in_batches = False
+
+    def __init__(self, rows_NE: Vectors, threads: int) -> None:
+        self.index: Any = faiss.IndexHNSWFlat(rows_NE.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+        self.index.hnsw.efConstruction = _BUILT_WITH
+        self.threads, self.pools = threads, ThreadpoolController()
+        faiss.omp_set_num_threads(threads)
+        begun = time.perf_counter()
+        self.index.add(rows_NE)
+        self.build_seconds = time.perf_counter() - begun
+        links = 4.0 * self.index.hnsw.neighbors.size() + 8.0 * self.index.hnsw.offsets.size()
+        self.bytes_per_row = 4.0 * rows_NE.shape[1] + links / len(rows_NE)
+        self.compared = 0.0
+        self.name = "faiss HNSW"
+
+    def ask(self, queries_QE: Vectors) -> Places:
+        return _ask_faiss(self.index, queries_QE, self.threads, self.pools)
+
+    def tune(self, queries_QE: Vectors, truth_QK: Places, target: float) -> None:
+        for candidates in _SEARCHED_WITH:
+            self.index.hnsw.efSearch = candidates
+            statistics: Any = faiss.cvar
+            statistics.hnsw_stats.reset()
+            answers_QK = self.ask(queries_QE)
+            self.compared = statistics.hnsw_stats.ndis / len(queries_QE)
+            found = sum(len(np.intersect1d(a, b)) for a, b in zip(answers_QK, truth_QK, strict=True))
+            if found >= target * truth_QK.size:
+                break
+        self.name = f"faiss HNSW, M {_LINKS}, efSearch {candidates}"
+
+    def bytes_read(self) -> float:
+        return self.compared * 4.0 * float(self.index.d)
+
+    def flops(self) -> float:
+        return self.compared * 2.0 * float(self.index.d)
+
+
+def _ask_faiss(index: Any, queries_QE: Vectors, threads: int, pools: ThreadpoolController) -> Places:
+    faiss.omp_set_num_threads(threads)
+    with pools.limit(limits=threads):  # of its matrix products
+        return np.asarray(index.search(queries_QE, K)[1], dtype=np.int64)

@@ -1,0 +1,58 @@
+"""What `cmmixer bench` measures, and at what size. Each subject has a class of its own; `BenchSettings` is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cmmixer.config.check import at_least, one_of, within
+from cmmixer.config.optimize import INDEX_KINDS
+
+SUBJECTS = ("search",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchBenchSettings:
+    """Search over a made library.
+
+    Attributes:
+        rows: moments of the library
+        dim: values of a vector
+        queries: how many are asked
+        index_kind: of the index, as for `cmmixer index`
+        recall_target: of the index and of faiss's graph
+        folder: where the library is made; default: a temporary folder, removed afterwards
+    """
+
+    rows: int = 1_000_000
+    dim: int = 256
+    queries: int = 1000
+    index_kind: str = "auto"
+    recall_target: float = 0.98
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least("rows", self.rows, 1000)
+        within("dim", self.dim, 2, 8192)
+        within("queries", self.queries, 10, 100_000)
+        one_of("index_kind", self.index_kind, INDEX_KINDS)
+        within("recall_target", self.recall_target, 0.5, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(SearchBenchSettings):
+    """Measure how fast this machine does it, beside the floor and beside others: search.
+
+    Attributes:
+        what: what to measure: search
+        seed: of everything drawn at random
+        out: write the figures to this JSON file
+    """
+
+    what: str
+    seed: int = 0
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("what", self.what, SUBJECTS)
+        at_least("seed", self.seed, 0)
+        SearchBenchSettings.__post_init__(self)
