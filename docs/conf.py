@@ -28,6 +28,8 @@ myst_heading_anchors = 3
 
 # The package's docstrings put code in single backticks, as Markdown does.
 default_role = "code"
+# Two hyphens stay two hyphens.
+smartquotes_action = "qe"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

@@ -54,9 +54,8 @@ def _command(command: Command) -> str:
 def _flag(action: argparse.Action) -> str:
     value = f" {action.metavar}" if action.metavar and action.option_strings and action.nargs != 0 else ""
     names = [f"{name}{value}" for name in action.option_strings] or [str(action.metavar)]
-    if isinstance(action.default, bool):
-        names.append(names[0].replace("--", "--no_", 1))
-    told = [_sentence((action.help or "").replace("%%", "%"))]
+    # No capital: many begin with a value that is typed as it stands.
+    told = [f"{_prose((action.help or '').replace('%%', '%'))}."]
     if action.required:
         told.append("Required.")
     elif action.option_strings and action.default is not None:
@@ -84,7 +83,9 @@ def settings() -> str:
     for command in COMMANDS.values():
         name = command.settings.__name__
         if name in cmmixer.__all__:
-            rows.append(f"(settings-{command.name})=\n`cmmixer.{name}`\n: {{ref}}`cmmixer {command.name} <cli-{command.name}>`")
+            rows.append(
+                f"(settings-{command.name})=\n`cmmixer.{name}`\n: {{ref}}`cmmixer {command.name} <cli-{command.name}>`"
+            )
     return "\n\n".join(rows)
 
 
@@ -130,9 +131,7 @@ def _endpoint(method: str, path: str, endpoint: dict[str, Any]) -> str:
 
 
 def _kind(name: str, kind: dict[str, Any]) -> str:
-    fields = [
-        _field({"name": field, **values}, values, False) for field, values in kind.get("properties", {}).items()
-    ]
+    fields = [_field({"name": field, **values}, values, False) for field, values in kind.get("properties", {}).items()]
     return "\n\n".join([f"(http-{name})=\n### {name}", _prose(kind.get("description", "")), *fields])
 
 
@@ -178,16 +177,21 @@ def _sentence(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text of the package as Markdown: code in backticks stays, nothing else is taken for markup."""
-    pieces = re.split(r"(`[^`]*`)", text)
-    return "".join(piece if piece[:1] == "`" else re.sub(r"([\\*_\[\]<>{}$|#~])", r"\\\1", piece) for piece in pieces)
+    """Text of the package as Markdown: code in backticks and flags become code, nothing else is taken for markup."""
+    pieces = re.split(r"(`[^`]*`|(?<![\w`-])--[a-z][a-z_]*)", text)
+    return "".join(
+        f"`{piece.strip('`')}`" if number % 2 else re.sub(r"([\\*_\[\]<>{}$|#~])", r"\\\1", piece)
+        for number, piece in enumerate(pieces)
+    )
 
 
 def _write(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = _PLACE.sub(lambda place: PARTS[place[1]](), source[0])
 
 
-def _always(app: Sphinx, environment: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+def _always(
+    app: Sphinx, environment: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
+) -> list[str]:
     """Pages with written parts are read anew at every build."""
     return [page for page in environment.found_docs if _PLACE.search(environment.doc2path(page).read_text())]
 
