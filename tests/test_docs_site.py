@@ -174,7 +174,7 @@ def _blocks(name: str, language: str) -> list[str]:
 def _command_lines() -> Iterator[tuple[str, str]]:
     for name in GUIDES:
         for block in _blocks(name, "sh"):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():
                 yield name, line
 
 
