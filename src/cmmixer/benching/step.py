@@ -26,7 +26,7 @@ from cmmixer.checkpoint import Card
 from cmmixer.config import BenchSettings, ClipSettings, PretrainSettings, preset
 from cmmixer.config.presets import ModelSettings
 from cmmixer.config.training import TrainingSettings
-from cmmixer.embedding.encoder import device_named
+from cmmixer.encoders import device_named
 from cmmixer.models.layers import MLP_RATIO, speed_up
 from cmmixer.models.strip import strip_grid
 from cmmixer.progress import Progress
