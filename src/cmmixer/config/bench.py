@@ -22,7 +22,8 @@ class SearchBenchSettings:
         queries: how many are asked
         index_kind: of the index, as for `cmmixer index`
         recall_target: of the index and of faiss's graph
-        folder: where the library is made; default: a temporary folder, removed afterwards
+        graph_minutes: longest time spent on building faiss's graph; 0 leaves it out
+        folder: where the library is made and kept, and used again; default: a temporary folder, removed afterwards
     """
 
     rows: int = 1_000_000
@@ -30,6 +31,7 @@ class SearchBenchSettings:
     queries: int = 1000
     index_kind: str = "auto"
     recall_target: float = 0.98
+    graph_minutes: float = 60.0
     folder: str | None = None
 
     def __post_init__(self) -> None:
@@ -37,6 +39,7 @@ class SearchBenchSettings:
         within("dim", self.dim, 2, 8192)
         within("queries", self.queries, 10, 100_000)
         one_of("index_kind", self.index_kind, INDEX_KINDS)
+        at_least("graph_minutes", self.graph_minutes, 0.0)
         within("recall_target", self.recall_target, 0.5, 1.0)
 
 
