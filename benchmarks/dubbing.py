@@ -29,7 +29,7 @@ from cmmixer.evaluation.machine import machine
 from cmmixer.media.encode import write_film, write_sound
 
 RESULT = Path(__file__).resolve().parent / "results" / "dubbing.json"
-SECONDS = {"short": 120, "long": 1200}
+SECONDS = {"short": 60, "long": 600}
 FPS, RATE = 10, 48_000
 
 

@@ -130,8 +130,7 @@ def test_peaks_stay_below_the_ceiling_between_the_samples_too(tmp_path: Path, fi
     assert pyloudnorm.Meter(RATE).integrated_loudness(result) == pytest.approx(-16.0, abs=0.5)
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("rate", [48000, 44100])
+@pytest.mark.parametrize(("ending", "rate"), [*((ending, 48000) for ending in ENDINGS), (".mp4", 44100)])
 def test_a_click_lands_in_its_place(tmp_path: Path, film: Path, ending: str, rate: int) -> None:
     samples = 0.02 * np.random.default_rng(1).standard_normal(10 * rate)
     samples[round(5.5 * rate)] = 0.9

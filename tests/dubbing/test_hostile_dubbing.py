@@ -16,7 +16,7 @@ from cmmixer.media.isolate import map_isolated
 from tests.media.making import counting_pixels, tone, write
 
 # All 336 take minutes.
-_EVERY = 6
+_EVERY = 10
 
 
 @pytest.mark.data
@@ -41,5 +41,5 @@ def test_every_hostile_file_is_used_or_refused_in_one_line(real_media: Path, tmp
             assert isinstance(answer, DubReport)
             assert Path(job.draft).stat().st_size > 300
             seen["used"] += 1
-    assert seen["used"] > 20
-    assert seen["refused"] > 15
+    assert seen["used"] > 12
+    assert seen["refused"] > 8

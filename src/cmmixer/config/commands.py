@@ -199,7 +199,7 @@ class EvaluateSettings(DataSettings):
     """Rank a frozen gallery both ways and report R@K, MedR and MRR with intervals.
 
     Attributes:
-        model: run or checkpoint of finetune
+        model: run or checkpoint of finetune, or NAME:ARGUMENT of another encoder, as hf:facebook/pe-av-small or hub:owner/name
         gallery: gallery file to rank; if it does not exist it is frozen there from the data
         clips_per_film: how many clips of each film enter the gallery; 0 takes all
         rerank: sequence orders each query's best candidates anew by what happens when; none leaves them as the clip vectors say
@@ -266,7 +266,7 @@ class EmbedSettings(MomentSettings):
     """Embed every moment of films and sounds into unit vectors, written as a Parquet file.
 
     Attributes:
-        model: run or checkpoint of finetune
+        model: run or checkpoint of finetune, or NAME:ARGUMENT of another encoder, as hf:facebook/pe-av-small or hub:owner/name
         data: a folder of films and sounds, or any layout that pretrain takes
         out: Parquet file: path, start and end of each moment, its vectors, None where a sense is missing
         frames: write the vectors of each frame, and of the sound around it, beside those of the moment
@@ -284,7 +284,7 @@ class IndexSettings(MomentSettings, OptimizeSettings):
 
     Attributes:
         index: folder of the index
-        model: run or checkpoint of finetune
+        model: run or checkpoint of finetune, or NAME:ARGUMENT of another encoder, as hf:facebook/pe-av-small or hub:owner/name
         data: a folder of films and sounds, or any layout that pretrain takes; --optimize works without
         sync: also remove files that are gone from the data
     """
