@@ -51,18 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if number:
                 taken[name].append(seconds)
             print(name, *(f"{value:.2f}" for value in seconds), file=sys.stderr, flush=True)
-    figures: dict[str, Any] = {
-        name: {"seconds": float(np.median(rows, axis=0)[0]), "processor_seconds": float(np.median(rows, axis=0)[1])}
-        for name, rows in taken.items()
+        if number:
+            RESULT.write_text(json.dumps(figures(taken, options.revision), indent=1) + "\n")
+
+
+def figures(taken: dict[str, list[tuple[float, float]]], revision: str) -> dict[str, Any]:
+    """Medians of the rounds so far."""
+    medians = {name: np.median(rows, axis=0) for name, rows in taken.items()}
+    return {
+        **{name: {"seconds": float(both[0]), "processor_seconds": float(both[1])} for name, both in medians.items()},
+        "rounds": len(taken["torch"]),
+        "revision": revision,
+        "machine": machine(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "load_average": os.getloadavg()[0],
     }
-    figures.update(
-        rounds=options.rounds,
-        revision=options.revision,
-        machine=machine(),
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        load_average=os.getloadavg()[0],
-    )
-    RESULT.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def run(source: str, command: Sequence[str]) -> tuple[float, float]:
