@@ -1,4 +1,4 @@
-"""`cmmixer bench`: `run` the command, `step` a training step, `arithmetic` what a step costs on paper."""
+"""`cmmixer bench`: `run` the command, `step` its subject."""
 
 from cmmixer.benching.run import BenchReport, bench
 
