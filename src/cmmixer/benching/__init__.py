@@ -1,4 +1,4 @@
-"""`cmmixer bench`: `run` the command; `search` (with `engines`, `floors` and the made library of `vectors`) and `step` (with `arithmetic`)."""
+"""`cmmixer bench`: `run` the command; `search` (with `engines`, `floors` and the made library of `vectors`) and `step`."""
 
 from cmmixer.benching.run import BenchReport, bench
 
