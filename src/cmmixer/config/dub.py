@@ -33,7 +33,7 @@ class DubSettings:
     fade_in_seconds: float = 0.02
     fade_out_seconds: float = 1.0
     duck: bool = False
-    file_seconds: float = 1800.0
+    file_seconds: float = 7200.0
 
     def __post_init__(self) -> None:
         for name in ("start", "at", "fade_in_seconds", "fade_out_seconds"):

@@ -23,6 +23,10 @@ _OVERSAMPLED_HZ = 4 * SAMPLE_RATE_HZ
 _DUCK = "threshold=0.012:ratio=6:attack=20:release=400:detection=rms:link=maximum"
 _DUCK_LUFS = -23.0
 
+# The filter tells peaks in thousandths of full scale; below this they are measured again after the gain.
+_TOLD_ROUGHLY_DBTP = -26.0
+
+# The limiter takes loudness away; that much more gain is tried, so many times.
 _TRIES = 6
 _NEAR_ENOUGH_LU = 0.1
 # Where more gain hardly makes it louder any more, all of it is distortion.
@@ -138,7 +142,10 @@ def find_level(mix: Mix, target_lufs: float) -> Level:
         return Level(0.0, before.true_peak_dbtp > CEILING_DBTP)
     gain = min(target_lufs - before.lufs, _MOST_GAIN_DB)
     level = Level(gain, limited=False)
-    if measure(level.applied(mix)).true_peak_dbtp <= CEILING_DBTP:
+    peak_dbtp = before.true_peak_dbtp + gain
+    if before.true_peak_dbtp < _TOLD_ROUGHLY_DBTP:
+        peak_dbtp = measure(level.applied(mix)).true_peak_dbtp
+    if peak_dbtp <= CEILING_DBTP:
         return level
     return Level(_gain_under_limiter(mix, target_lufs, gain), limited=True)
 
