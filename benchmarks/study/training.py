@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from benchmarks.study.arithmetic import counted
 from benchmarks.study.budgets import Budget
 from benchmarks.study.cavmae import ContrastiveAutoencoder
 from benchmarks.study.cells import Cell
 from benchmarks.study.films import Films, Inputs, unpaired
+from cmmixer.benching.arithmetic import counted
 from cmmixer.config import preset
 from cmmixer.config.training import TrainingSettings
 from cmmixer.errors import NonFiniteError, SettingsError

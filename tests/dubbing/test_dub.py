@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -328,6 +332,37 @@ def test_what_was_there_stays_when_time_runs_out(tmp_path: Path, film: Path, mus
     assert told.value.reason == "time-limit"
     assert out.read_bytes() == b"yesterday's"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dubbed.mp4", "film.mp4", "music.wav"]
+
+
+def test_killed_halfway_leaves_no_film_and_the_next_one_clears_up(tmp_path: Path, music: Path) -> None:
+    long = write(tmp_path / "long.mp4", pixels=counting_pixels(3000), times=[0.4 * number for number in range(3000)])
+    out = tmp_path / "dubbed.mp4"
+    out.write_bytes(b"yesterday's")
+    arguments = [sys.executable, "-m", "cmmixer", "dub", str(long), str(music), "-o", str(out)]
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob(".tmp-*")) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert list(tmp_path.glob(".tmp-*"))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert out.read_bytes() == b"yesterday's"
+    short = write(tmp_path / "short.mp4", pixels=counting_pixels(20))
+    cmmixer.dub(cmmixer.DubSettings(film=str(short), sound=str(music), out=str(out)))
+    assert not list(tmp_path.glob(".tmp-*"))
+    assert packets(out)
+
+
+def test_hevc_plays_in_quicktime(tmp_path: Path, music: Path) -> None:
+    film = write(tmp_path / "film.mkv", pixels=counting_pixels(10, 64, 64), codecs=("libx265", "aac"))
+    for ending in (".mp4", ".mov"):
+        out, _ = lay(tmp_path, film, music, ending)
+        with av.open(str(out)) as container:
+            assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+        with Film.open(out) as result:
+            assert number_of(result.frames([0.55], 64, 64).pixels_THWC[0]) == 5
 
 
 def test_the_command(tmp_path: Path, film: Path, music: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cmmixer.atomic import explain_full_disk
+from cmmixer.atomic import TEMPORARY, explain_full_disk
 from cmmixer.config import DubSettings
 from cmmixer.dubbing.filters import SAMPLE_RATE_HZ
 from cmmixer.dubbing.loudness import measure
@@ -112,6 +113,7 @@ def dub(settings: DubSettings, progress: Progress | None = None, *, pool: Isolat
     progress.start(None, "dubbing")
     with explain_full_disk(out, InputError):
         out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(out)
         with appearing(out) as draft:
             job = Job(settings, str(draft))
             ((_, answer),) = map_isolated(make, [job], workers=1, seconds_each=settings.file_seconds, pool=pool)
@@ -131,6 +133,25 @@ def _check_names(settings: DubSettings, out: Path) -> None:
         check_file(path)
         if out.exists() and os.path.samefile(out, path):
             raise SettingsError(f"--out {out}: is the same file as {path}, which would be lost; choose another name")
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Drafts of the same film whose process was killed: they may hold gigabytes."""
+    for draft in out.parent.glob(f"{TEMPORARY}*-{glob.escape(out.name)}"):
+        process = draft.name.removeprefix(TEMPORARY).partition("-")[0]
+        if process.isdigit() and not _is_alive(int(process)):
+            draft.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Signal 0 is sent to nobody, but complains where there is nobody."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def make(job: Job) -> DubReport | str:

@@ -70,6 +70,12 @@ def _copy_of(container: OutputContainer, picture: PictureSource, name: str) -> S
         raise _does_not_fit(picture, name) from fault
     if picture.stream.sample_aspect_ratio:  # the container's word, which the codec's own may lack
         stream.codec_context.sample_aspect_ratio = picture.stream.sample_aspect_ratio
+    if (
+        picture.stream.codec_context.codec.canonical_name == "hevc"
+        and CONTAINERS[Path(name).suffix.lower()][0] != "matroska"
+    ):
+        # FFmpeg's own choice, hev1, is not played by QuickTime and what builds on it.
+        stream.codec_context.codec_tag = "hvc1"
     return stream
 
 
