@@ -25,9 +25,11 @@ from cmmixer.config.flags import FLAG_OF_FIELD
 from cmmixer.cutlist.table import COLUMNS as CUT_COLUMNS
 from cmmixer.data.manifest import COLUMNS as MANIFEST_COLUMNS
 from cmmixer.data.store import SCHEMA as STORE_SCHEMA
+from cmmixer.data.store import StoreCard
 from cmmixer.embedding.table import FRAME_FIELDS, PARQUET_SCHEMA
 from cmmixer.errors import MediaError
 from cmmixer.evaluation.metrics import retrieval_metrics
+from cmmixer.indexing.card import IndexCard
 from cmmixer.indexing.rows import FILES_SCHEMA, moments_schema
 from cmmixer.media.synthetic.films import synthesize
 from tests.conftest import NANO, untrained_run
@@ -186,7 +188,7 @@ def test_every_command_line_of_the_guides_is_one_that_works() -> None:
         name, *arguments = words[words.index("cmmixer") + 1 :]
         parse(COMMANDS[name], arguments)
     rest = {shlex.split(line)[0] for _, line in lines if "cmmixer" not in shlex.split(line)}
-    assert rest <= {"make", "python", "python3", "curl", "source"}
+    assert rest <= {"make", "pip", "python", "python3", "curl", "source"}
 
 
 def test_scripts_and_recipes_that_the_guides_name_are_there() -> None:
@@ -262,6 +264,10 @@ def test_formats_names_every_column_and_key_and_no_other() -> None:
     keys = list(retrieval_metrics(vectors_NE, vectors_NE, gallery="", resamplings=2))
     assert _first_cells("Metrics")[0] == [*keys, "model_id", "rerank", "overlap", "skipped"]
     text = (DOCS / "formats.md").read_text()
+    for file, card in (("store.json", StoreCard), ("index.json", IndexCard)):
+        told = re.search(rf"^`{file}`: (.*?)\. Columns of", text, re.MULTILINE | re.DOTALL)
+        assert told is not None
+        assert {field.name for field in dataclasses.fields(card)} <= set(re.findall(r"`(\w+)`", told[1]))
     reasons = re.search(r"Reasons in all reports of skipped files: (.*)\.", text)
     assert reasons is not None
     assert re.findall(r"`([\w-]+)`", reasons[1]) == list(MediaError.REASONS)

@@ -69,7 +69,7 @@ COMMANDS = {
         Command(
             "synthesize",
             config.SynthesizeSettings,
-            "cmmixer.media.synthetic:synthesize",
+            "cmmixer.media.synthetic.films:synthesize",
             "cmmixer synthesize --clips 200 --out films --seed 1 --difficulty easy",
         ),
         Command(
