@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: help install system quickstart test check format lint types layers clean
+.PHONY: help install system quickstart test check format lint types layers docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,7 +14,7 @@ install: $(STAMP) ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,probe,inspect,serve,bench,export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,probe,inspect,serve,bench,export,docs,dev]'
 	touch $(STAMP)
 
 system: ## Chromium for the tests of the page, where this is Debian and we are root
@@ -27,13 +27,13 @@ quickstart: $(STAMP) ## films -> pretrain -> finetune -> evaluate -> index -> se
 test: $(STAMP) system ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-check: format lint types layers test ## everything that must hold before a change lands
+check: format lint types layers docs test ## everything that must hold before a change lands
 
 format: $(STAMP) ## is the code formatted?
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples docs
 
 lint: $(STAMP) ## ruff
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples docs
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
@@ -41,5 +41,8 @@ types: $(STAMP) ## mypy, strict
 layers: $(STAMP) ## does every module import only from lower storeys?
 	$(BIN)/lint-imports
 
+docs: $(STAMP) ## the documentation as pages: docs/_build/html/index.html; a warning is a failure
+	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build/html
+
 clean: ## remove the environment and what the tools cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

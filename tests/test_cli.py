@@ -67,6 +67,20 @@ def test_every_command_has_an_example_that_parses_and_help_for_every_flag(name: 
     assert missing == []
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_finds_its_function(name: str) -> None:
+    assert callable(COMMANDS[name].load())
+
+
+def test_what_a_docstring_says_of_a_field_is_told_to_its_end() -> None:
+    helps = field_helps(FinetuneSettings)
+    assert helps["sequence_weight"] == (
+        "part of the loss that contrasts frames in their order instead of whole clips, so that `--rerank sequence` has learnt what it "
+        "compares"
+    )
+    assert helps["pair_mix_prob"].endswith("default: 1 with fewer than 500 clips, else 0")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -216,7 +216,7 @@ def test_moments_that_no_file_names_and_the_command_search(
 ) -> None:
     query = drawn[1][0]
     moments = [Moment(Span(0.0, 1.0), query, query)]
-    monkeypatch.setattr("cmmixer.searching.embed_file", lambda *arguments, **options: moments)
+    monkeypatch.setattr("cmmixer.searching.asking.embed_file", lambda *arguments, **options: moments)
     expected = vectors.slow_nearest(drawn[0], query, 11)
     lancedb.connect(library).open_table("files").delete(f"name = '/sounds/{expected[0]}.wav'")  # as after a kill
 
@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(
     assert vectors.found(MomentIndex.open(library), drawn[1]) == before
 
 
-@pytest.mark.parametrize("step", ["built", "dropped", "tuned", "0.5", "1.1"])
+@pytest.mark.parametrize("step", ["built", "dropped", "tuned", "0.3"])
 def test_killed_while_optimising_leaves_a_whole_index(
     library: Path, drawn: tuple[np.ndarray, np.ndarray], step: str
 ) -> None:
@@ -332,8 +332,9 @@ def test_killed_while_optimising_leaves_a_whole_index(
     card = json.loads((library / "index.json").read_text())
     there = [entry.name for entry in MomentIndex.open(library).moments.describe_indices()]
     assert sorted(there) == sorted(plan["name"] for plan in card["plans"].values() if plan["name"])
-    _force(library, "ivf_flat")
-    assert MomentIndex.open(library).plan("audio") is not None
+    if step == "dropped":
+        _force(library, "ivf_flat")
+        assert MomentIndex.open(library).plan("audio") is not None
 
 
 def test_searching_while_another_process_optimises_and_adds(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 from pathlib import Path
@@ -18,7 +19,7 @@ from cmmixer.data import moments as moments_module
 from cmmixer.embedding import Moment
 from cmmixer.errors import MediaError, SearchIndexError
 from cmmixer.indexing import FileRow, MomentIndex, index
-from cmmixer.searching import Hit, SearchResult, collapse, render, search, show_seconds
+from cmmixer.searching import Asking, Hit, Match, SearchResult, collapse, search, show_seconds, timeline
 from cmmixer.types import Span
 from tests import killed_indexing
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound
@@ -168,7 +169,7 @@ def test_candidates_beyond_the_second_stage_stand_behind_it(
         Moment(Span(n / 2, n / 2 + 1), vector, None, frames, None)
         for n, (vector, frames) in enumerate(zip(asked, in_order, strict=True))
     ]
-    monkeypatch.setattr("cmmixer.searching.embed_file", lambda *arguments, **options: moments)
+    monkeypatch.setattr("cmmixer.searching.asking.embed_file", lambda *arguments, **options: moments)
     table = lancedb.connect(random_library).open_table("moments").to_arrow().to_pylist()
     scored = []
     for vector, frames in zip(asked, in_order, strict=True):
@@ -244,8 +245,8 @@ def test_same_as_looking_at_everything_one_by_one(
 ) -> None:
     asked = _random_vectors(5, seed=2)
     moments = [Moment(Span(n / 2, n / 2 + 1), vector, vector) for n, vector in enumerate(asked)]
-    monkeypatch.setattr("cmmixer.searching.embed_file", lambda *arguments, **options: moments)
-    monkeypatch.setattr("cmmixer.searching._FIRST_CANDIDATES", 1)  # so that more has to be fetched
+    monkeypatch.setattr("cmmixer.searching.asking.embed_file", lambda *arguments, **options: moments)
+    monkeypatch.setattr("cmmixer.searching.hits._FIRST_CANDIDATES", 1)  # so that more has to be fetched
     result = _search(random_library, "query.mp4", k=k, target=target)
     expected = _slow_search(random_library, asked, target, k)
     assert [hit.rank for hit in result.hits] == list(range(1, len(expected) + 1))
@@ -382,7 +383,7 @@ def test_an_empty_answer(tmp_path: Path) -> None:
 
 def _printed(result: SearchResult) -> str:
     stream = io.StringIO()
-    Console(width=100, file=stream, force_terminal=False).print(render(result))
+    Console(width=100, file=stream, force_terminal=False).print(result.render())
     return stream.getvalue()
 
 
@@ -404,3 +405,64 @@ def test_table_and_json() -> None:
 )
 def test_show_seconds(seconds: float, shown: str) -> None:
     assert show_seconds(seconds) == shown
+
+
+def test_a_whole_film_is_answered_stretch_by_stretch(tmp_path: Path) -> None:
+    """Six seconds of red come from a red film, three of blue from within another; what goes on in one file is one stretch."""
+    data = tmp_path / "data"
+    film(data / "long.mp4", [RED, RED, GREEN, GREEN, BLUE, BLUE, BLUE])
+    film(data / "other.mp4", [YELLOW] * 3)
+    index(IndexSettings(model="-", data=str(data), index=str(tmp_path / "library"), workers=1), encoder=ColourEncoder())
+    query = film(tmp_path / "query.mp4", [YELLOW] * 2 + [GREEN, GREEN, BLUE, BLUE, BLUE], sound=None)
+    result = _search(tmp_path / "library", query, target="audio", timeline=True)
+    assert result.timeline is not None
+    first, *middle, last = result.timeline
+    assert (os.path.basename(first.path), first.query_start_seconds) == ("other.mp4", 0.0)
+    assert (os.path.basename(last.path), last.query_end_seconds, last.end_seconds) == ("long.mp4", 7.0, 7.0)
+    for before, after in itertools.pairwise(result.timeline):
+        assert before.query_end_seconds == after.query_start_seconds
+    by_second = {
+        second: next(
+            os.path.basename(match.path)
+            for match in result.timeline
+            if match.query_start_seconds <= second < match.query_end_seconds
+        )
+        for second in (0.25, 1.25, 2.75, 4.75, 6.75)
+    }
+    assert by_second == {0.25: "other.mp4", 1.25: "other.mp4", 2.75: "long.mp4", 4.75: "long.mp4", 6.75: "long.mp4"}
+    assert all(match.score > 0.9 for match in (first, last))
+    assert "what goes with which part" in _printed(result)
+    assert json.loads(json.dumps(result.as_json()))["timeline"][0]["query_start_seconds"] == 0.0
+    assert len(middle) <= 3
+    assert "timeline" not in _search(tmp_path / "library", query, target="audio").as_json()
+
+
+def test_a_timeline_s_stretches_go_on_while_the_file_goes_along() -> None:
+    spans = [Span(0.0, 2.0), Span(1.0, 3.0), Span(2.0, 4.0), Span(3.0, 5.0)]
+    rows = [
+        {
+            "batch": "a",
+            "id": "1",
+            "path": "a",
+            "audio_path": None,
+            "start_seconds": start,
+            "end_seconds": start + 2,
+            "score": score,
+        }
+        for start, score in ((10.0, 0.9), (11.0, 0.7), (30.0, 0.8), (31.0, 0.6))
+    ]
+
+    class Library:
+        def nearest(self, vectors: np.ndarray, target: str, limit: int, *, exact: bool) -> list[dict[str, Any]]:
+            return [{**row, "query": place} for place, row in enumerate(rows)]
+
+        def named(self, batches: Any) -> set[str]:
+            return set(batches)
+
+    asking = [Asking(span, np.zeros(4, np.float32)) for span in spans]
+    found = timeline(Library(), asking, "video")  # type: ignore[arg-type]
+    assert found == [
+        Match(0.0, 2.0, "a", 10.0, 13.0, pytest.approx(0.8)),
+        Match(2.0, 5.0, "a", 30.0, 33.0, pytest.approx(0.7)),
+    ]
+    assert timeline(Library(), [], "video") == []  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from benchmarks.study.arithmetic import counted
 from benchmarks.study.budgets import Budget
 from benchmarks.study.cavmae import ContrastiveAutoencoder
 from benchmarks.study.cells import Cell
@@ -24,6 +23,7 @@ from benchmarks.study.films import Films, Inputs, unpaired
 from cmmixer.config import preset
 from cmmixer.config.training import TrainingSettings
 from cmmixer.errors import NonFiniteError, SettingsError
+from cmmixer.evaluation.arithmetic import counted
 from cmmixer.evaluation.metrics import retrieval_metrics
 from cmmixer.losses import info_nce, sequence_vectors
 from cmmixer.mixer import draw_share

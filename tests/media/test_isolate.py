@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cmmixer.errors import MediaError
-from cmmixer.media.isolate import map_isolated, worker_count
+from cmmixer.media.isolate import IsolatedPool, map_isolated, worker_count
 from tests.media.jobs import work
 
 
@@ -55,3 +57,29 @@ def test_items_are_taken_as_needed_and_stopping_early_waits_for_nothing() -> Non
 def test_zero_workers_means_every_core() -> None:
     assert worker_count(3) == 3
     assert worker_count(0) >= 1
+
+
+def test_a_standing_pool_outlives_its_processes() -> None:
+    pool = IsolatedPool(work, workers=1, memory_mb=1500)
+    try:
+        first = pool.run(work, "who", seconds=30.0)
+        assert pool.run(work, "who", seconds=30.0) == first  # the same process again
+        for item, reason, told in (
+            ("die", "crashed", "exit code 3"),
+            ("hang", "time-limit", "took longer than 1 s"),
+            ("hoard", "crashed", "ran out of memory"),
+            ("refuse", "silent", "not a sound"),
+        ):
+            with pytest.raises(MediaError, match=told) as refused:
+                pool.run(work, item, seconds=1.0 if item == "hang" else 30.0)
+            assert refused.value.reason == reason
+        # Killed while it waits for work, as by the system when memory runs out.
+        os.kill(int(pool.run(work, "who", seconds=30.0)), signal.SIGKILL)
+        answers = (dict(map_isolated(work, ["a"], pool=pool))["a"] for _ in range(50))
+        assert "aa" in answers
+        assert dict(map_isolated(work, ["b", "c"], pool=pool)) == {"b": "bb", "c": "cc"}
+        assert pool.run(work, "c", seconds=30.0) == "cc"  # borrowed, not closed
+    finally:
+        pool.close()
+    with pytest.raises(RuntimeError):
+        pool.run(work, "a", seconds=30.0)

@@ -14,6 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from cmmixer.config import ServeSettings
+from cmmixer.media.decode import Film
 from cmmixer.serving import jobs as jobs_module
 from cmmixer.serving.service import Service
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound
@@ -145,6 +146,15 @@ def test_drop_a_film_hear_what_fits_in_sync_and_take_it(page: Page, cut: Path, p
     )
     page.locator("#play").click()
     expect(page.locator("#stage")).to_have_attribute("data-state", "paused")
+    with page.expect_download() as written:
+        page.locator("#take").click()
+    assert written.value.suggested_filename.startswith("my cut with ")
+    written.value.save_as(tmp_path / "written.mp4")
+    with Film.open(tmp_path / "written.mp4") as made:
+        assert made.info.duration_seconds == pytest.approx(6.0, abs=0.1)
+        assert made.info.picture is not None
+        assert made.info.sound is not None
+    expect(page.locator(".toast")).to_contain_text("its picture untouched")
     with page.expect_download() as saved:
         nasty.locator(".download").click()
     saved.value.save_as(tmp_path / "saved.wav")
@@ -281,6 +291,14 @@ def test_what_was_kept_is_saved_as_a_table(page: Page, cut: Path, tmp_path: Path
     assert [row["name"] for row in rows] == [f"sounds/{NASTY}", "sounds/green.wav"]
     assert rows[0]["query"] == "my cut.mp4"
     assert float(rows[0]["end_seconds"]) - float(rows[0]["start_seconds"]) == pytest.approx(1.0)
+    page.locator("#kept-rate").select_option("24")
+    with page.expect_download() as listed:
+        page.locator("#kept-edl").click()
+    listed.value.save_as(tmp_path / "kept.edl")
+    text = (tmp_path / "kept.edl").read_text()
+    assert "* FROM CLIP NAME: green.wav" in text
+    assert "01:00:01:00" in text
+    shot(page, "kept")
     page.locator("#kept-list button").first.click()
     expect(page.locator("#kept-list li")).to_have_count(1)
 

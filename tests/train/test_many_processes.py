@@ -27,7 +27,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=[2, 4])
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(f"of-{request.param}")
-    ended = torchrun_module(request.param, "tests.train.many", folder, str(request.param), "1")
+    ended = torchrun_module(request.param, "tests.train.many", folder, str(request.param))
     assert ended.returncode == 0, ended.stderr[-2000:]
     return folder
 
@@ -52,7 +52,7 @@ def test_several_processes_do_the_steps_of_one(together: Path, alone: Path, stra
         # And AdamW moves a weight by up to lr = 1e-3 a step however small its gradient is.
         most = 3e-3 if SHIFTED.search(name) else 1e-5
         assert (others[name] - value).abs().mean() <= most, name
-    assert checkpoint.load_card(many).clips_seen == checkpoint.load_card(one).clips_seen == 48
+    assert checkpoint.load_card(many).clips_seen == checkpoint.load_card(one).clips_seen == 96
 
 
 def _log(run: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`cmmixer bench`: `run` the command, `floors` what the machine can do at best, `vectors` a made library, `search` its subject."""
+"""`cmmixer bench`: `run` the command; `search` (with `engines`, `floors` and the made library of `vectors`) and `step`."""
 
 from cmmixer.benching.run import BenchReport, bench
 

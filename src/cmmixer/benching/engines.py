@@ -20,6 +20,7 @@ K = 10
 Places = NDArray[np.int64]
 # Candidates while building: faiss's own choice. It would take twice the links, and twice the time to build.
 _LINKS, _BUILT_WITH = 16, 40
+_ADDED_ROWS = 10_000
 _SEARCHED_WITH = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 
 
@@ -135,18 +136,24 @@ class FaissGraph:
     looks_at_all = False
     slow_in_batches = False
 
-    def __init__(self, rows_NE: Vectors, threads: int) -> None:
+    def __init__(self, rows_NE: Vectors, threads: int, most_seconds: float) -> None:
+        """Builds the graph, or stops when the time is over; see `is_whole`."""
         self.index = faiss.IndexHNSWFlat(rows_NE.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
         self.index.hnsw.efConstruction = _BUILT_WITH
         self.threads, self.pools = threads, ThreadpoolController()
         faiss.omp_set_num_threads(threads)
         begun = time.perf_counter()
-        self.index.add(rows_NE)
-        self.build_seconds = time.perf_counter() - begun
+        self.build_seconds = 0.0
+        for start in range(0, len(rows_NE), _ADDED_ROWS):
+            if self.build_seconds >= most_seconds:
+                break
+            self.index.add(rows_NE[start : start + _ADDED_ROWS])
+            self.build_seconds = time.perf_counter() - begun
+        self.is_whole = self.index.ntotal == len(rows_NE)
         links = 4.0 * self.index.hnsw.neighbors.size() + 8.0 * self.index.hnsw.offsets.size()
         self.bytes_per_row = 4.0 * rows_NE.shape[1] + links / len(rows_NE)
         self.compared = 0.0
-        self.name = "faiss HNSW"
+        self.name = f"faiss HNSW, M {_LINKS}"
 
     def ask(self, queries_QE: Vectors) -> Places:
         return _ask_faiss(self.index, queries_QE, self.threads, self.pools)

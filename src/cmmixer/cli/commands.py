@@ -69,7 +69,7 @@ COMMANDS = {
         Command(
             "synthesize",
             config.SynthesizeSettings,
-            "cmmixer.media.synthetic:synthesize",
+            "cmmixer.media.synthetic.films:synthesize",
             "cmmixer synthesize --clips 200 --out films --seed 1 --difficulty easy",
         ),
         Command(
@@ -148,7 +148,7 @@ COMMANDS = {
             "bench",
             config.BenchSettings,
             "cmmixer.benching:bench",
-            "cmmixer bench search --rows 1000000 --dim 256",
+            "cmmixer bench search --rows 1000000 --dim 256\n  cmmixer bench step --preset base --precision bf16-mixed --compile",
             extra="bench",
         ),
         Command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import inspect
 import itertools
 import re
 import typing
@@ -29,6 +30,7 @@ GROUP_TITLES = {
     "MomentSettings": "moments",
     "OptimizeSettings": "many moments",
     "SearchBenchSettings": "bench search",
+    "StepBenchSettings": "bench step",
 }
 
 
@@ -84,9 +86,10 @@ def field_helps(settings: type[Any]) -> dict[str, str]:
     """What the docstrings of a settings class and its groups say about each field, ready for argparse; the nearest class wins."""
     helps: dict[str, str] = {}
     for owner in reversed(settings.__mro__):
-        section = (owner.__doc__ or "").partition("Attributes:\n")[2]
-        for name, text in re.findall(r"^\s+(\w+): (.+?)$", section, re.MULTILINE):
-            helps[name] = text.replace("%", "%%")
+        section = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:\n")[2]
+        # A field's lines stand four to the right, what they go on with stands further.
+        for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", section, re.MULTILINE):
+            helps[name] = " ".join(text.split()).replace("%", "%%")
     return helps
 
 

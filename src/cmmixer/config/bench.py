@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from cmmixer.config.check import at_least, one_of, within
 from cmmixer.config.optimize import INDEX_KINDS
+from cmmixer.config.presets import PRESETS
+from cmmixer.config.training import DEVICES, PRECISIONS
 
-SUBJECTS = ("search",)
+SUBJECTS = ("search", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,8 @@ class SearchBenchSettings:
         queries: how many are asked
         index_kind: of the index, as for `cmmixer index`
         recall_target: of the index and of faiss's graph
-        folder: where the library is made; default: a temporary folder, removed afterwards
+        graph_minutes: longest time spent on building faiss's graph; 0 leaves it out
+        folder: where the library is made and kept, and used again; default: a temporary folder, removed afterwards
     """
 
     rows: int = 1_000_000
@@ -28,6 +31,7 @@ class SearchBenchSettings:
     queries: int = 1000
     index_kind: str = "auto"
     recall_target: float = 0.98
+    graph_minutes: float = 60.0
     folder: str | None = None
 
     def __post_init__(self) -> None:
@@ -35,15 +39,49 @@ class SearchBenchSettings:
         within("dim", self.dim, 2, 8192)
         within("queries", self.queries, 10, 100_000)
         one_of("index_kind", self.index_kind, INDEX_KINDS)
+        at_least("graph_minutes", self.graph_minutes, 0.0)
         within("recall_target", self.recall_target, 0.5, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSettings(SearchBenchSettings):
-    """Measure how fast this machine does it, beside the floor and beside others: search.
+class StepBenchSettings:
+    """A pre-training step.
 
     Attributes:
-        what: what to measure: search
+        preset: size of the network and of a clip
+        batch_size: clips of a step
+        rounds: steps of each kind, in turn
+        mask_ratio: part of the tokens the encoder does not see
+        precision: 32-true or bf16-mixed, of both networks
+        compile: our transformer blocks are compiled by torch
+        grad_checkpointing: ours computes activations again in the backward pass
+        device: auto, cpu or cuda
+    """
+
+    preset: str = "base"
+    batch_size: int = 8
+    rounds: int = 10
+    mask_ratio: float = 0.75
+    precision: str = "32-true"
+    compile: bool = False
+    grad_checkpointing: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        one_of("preset", self.preset, PRESETS)
+        at_least("batch_size", self.batch_size, 1)
+        at_least("rounds", self.rounds, 1)
+        within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_low=True, open_high=True)
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("device", self.device, DEVICES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(SearchBenchSettings, StepBenchSettings):
+    """Measure how fast this machine does it, beside the floor and beside others: search or step.
+
+    Attributes:
+        what: what to measure: search or step
         seed: of everything drawn at random
         out: write the figures to this JSON file
     """
@@ -56,3 +94,4 @@ class BenchSettings(SearchBenchSettings):
         one_of("what", self.what, SUBJECTS)
         at_least("seed", self.seed, 0)
         SearchBenchSettings.__post_init__(self)
+        StepBenchSettings.__post_init__(self)

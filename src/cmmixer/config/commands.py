@@ -318,6 +318,7 @@ class SearchSettings:
         k: how many hits
         rerank: sequence orders the best moments anew by what happens when; none leaves them as the clip vectors say
         rerank_top: how many of each moment of the query
+        timeline: also tell what goes with which part of the query, in its order
         edl: also write the hits as an edit decision list (CMX 3600) for an editing program to this file
         csv: also write the hits as a table to this file
         fps: frames per second of the timecodes in both; default: the query's, or the first hit's, or 25
@@ -334,6 +335,7 @@ class SearchSettings:
     k: int = 10
     rerank: str = "none"
     rerank_top: int = 100
+    timeline: bool = False
     edl: str | None = None
     csv: str | None = None
     fps: float | None = None

@@ -30,6 +30,7 @@ class ServeSettings:
         upload_seconds: longest time an upload may take
         query_seconds: longest film or sound to search with, in seconds of its own time
         file_seconds: longest time spent on decoding one file
+        dub_seconds: longest time spent on writing a film with its new sound
         memory_mb: most memory of a decoder process
         queries: how many uploaded files are kept at a time; the oldest goes first
         query_minutes: how long an uploaded file is kept after it was last used
@@ -52,6 +53,7 @@ class ServeSettings:
     upload_seconds: float = 300.0
     query_seconds: float = 1200.0
     file_seconds: float = 60.0
+    dub_seconds: float = 600.0
     memory_mb: int = 4000
     queries: int = 100
     query_minutes: float = 60.0
@@ -66,7 +68,7 @@ class ServeSettings:
             at_least(name, getattr(self, name), 1)
         at_least("waiting", self.waiting, 0)
         at_least("memory_mb", self.memory_mb, 500)
-        for name in ("upload_seconds", "query_seconds", "file_seconds", "query_minutes"):
+        for name in ("upload_seconds", "query_seconds", "file_seconds", "dub_seconds", "query_minutes"):
             within(name, getattr(self, name), 0.0, float("inf"), open_low=True)
         one_of("device", self.device, DEVICES)
         if self.token is not None and self.token_file is not None:

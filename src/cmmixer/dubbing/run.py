@@ -23,7 +23,7 @@ from cmmixer.errors import InputError, MediaError, SettingsError
 from cmmixer.media.container import Deadline, check_file
 from cmmixer.media.decode import Film
 from cmmixer.media.encode import appearing
-from cmmixer.media.isolate import map_isolated
+from cmmixer.media.isolate import IsolatedPool, map_isolated
 from cmmixer.progress import NoProgress, Progress
 
 # The result's loudness is said to be off when it misses by more.
@@ -94,12 +94,13 @@ class Job:
         return self.settings.film
 
 
-def dub(settings: DubSettings, progress: Progress | None = None) -> DubReport:
+def dub(settings: DubSettings, progress: Progress | None = None, *, pool: IsolatedPool | None = None) -> DubReport:
     """Writes a film with another sound; it appears under its name when it is complete.
 
     Args:
         settings: of the command.
         progress: told what goes on.
+        pool: processes that are there already, instead of a new one.
 
     Raises:
         MediaError: film or sound cannot be used, or lacks what is taken from it.
@@ -115,7 +116,7 @@ def dub(settings: DubSettings, progress: Progress | None = None) -> DubReport:
         _remove_leftovers(out)
         with appearing(out) as draft:
             job = Job(settings, str(draft))
-            ((_, answer),) = map_isolated(make, [job], workers=1, seconds_each=settings.file_seconds)
+            ((_, answer),) = map_isolated(make, [job], workers=1, seconds_each=settings.file_seconds, pool=pool)
             if isinstance(answer, MediaError):
                 raise answer
             if isinstance(answer, str):

@@ -114,7 +114,7 @@ def from_checkpoint(argument: str, device: torch.device) -> PeAvEncoder:
         config = AutoConfig.from_pretrained(argument)
         if config.model_type != "pe_audio_video":
             raise CheckpointError(f"hf:{argument}: got a {config.model_type}, expected a pe_audio_video model")
-        processor: Any = AutoProcessor.from_pretrained(argument)  # type: ignore[no-untyped-call]
+        processor: Any = AutoProcessor.from_pretrained(argument)
         model: Any = PeAudioVideoModel.from_pretrained(argument)
     except (OSError, ValueError) as fault:
         raise CheckpointError(f"hf:{argument}: cannot be loaded ({' '.join(str(fault).split())[:300]})") from fault

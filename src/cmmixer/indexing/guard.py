@@ -9,18 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+
 from cmmixer.atomic import explain_full_disk
 from cmmixer.errors import SearchIndexError
 
 
 @contextmanager
 def told_clearly(folder: Path, advice: str = "make an index in a new folder") -> Iterator[None]:
-    """LanceDB's and the system's errors as one line about the index, and what to do about damage."""
+    """Lance's, LanceDB's and the system's errors as one line about the index, and what to do about damage."""
     with explain_full_disk(folder, SearchIndexError):
         try:
             yield
-        except RuntimeError as fault:
-            # LanceDB hands the system's complaints on as text.
+        except (RuntimeError, OSError, pa.ArrowException) as fault:
+            if isinstance(fault, OSError) and fault.errno is not None:
+                raise
+            # Lance and LanceDB hand the system's complaints on as text, in whatever error is at hand.
             for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 if f"os error {code})" in str(fault):
                     raise OSError(code, os.strerror(code)) from fault

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 
-from cmmixer.serving import problems, routes_jobs, routes_library, routes_search, schema
+from cmmixer.serving import problems, routes_jobs, routes_library, routes_search, routes_taking, schema
 from cmmixer.serving.guard import COOKIE, BodyLimit, Guard
 from cmmixer.serving.metrics import Measured
 from cmmixer.serving.problems import KINDS, ProblemError, responses
@@ -47,7 +47,12 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     problems.install(app)
-    for router in (routes_search.router(service), routes_library.router(service), routes_jobs.router(service)):
+    for router in (
+        routes_search.router(service),
+        routes_library.router(service),
+        routes_taking.router(service),
+        routes_jobs.router(service),
+    ):
         app.include_router(router, prefix=PREFIX)
     _add_sessions(app, service)
     _add_health(app, service)

@@ -147,14 +147,17 @@ class Client:
 
     def download(self, item: str, to: str | Path, *, sense: str = "video") -> None:
         """Writes a file of the library to a local one."""
-        address = f"{_PREFIX}/items/{item}/media"
-        with self._http.stream("GET", address, params={"sense": sense}) as answer:
-            if answer.is_error:
-                answer.read()
-                raise _refused(answer)
-            with Path(to).open("wb") as file:
-                for piece in answer.iter_bytes(_CHUNK_BYTES):
-                    file.write(piece)
+        self._fetch(f"{_PREFIX}/items/{item}/media", {"sense": sense}, to)
+
+    def dub(self, order: schema.DubOrder, to: str | Path) -> schema.Dub:
+        """Has a film written with another sound, and fetches it."""
+        made = self._ask(schema.Dub, "POST", "/dubs", json=order.model_dump(exclude_none=True))
+        self._fetch(made.media, {}, to)
+        return made
+
+    def cut_list(self, order: schema.CutListOrder) -> str:
+        """Moments as an edit decision list or a table."""
+        return self._send("POST", "/cutlists", json=order.model_dump()).text
 
     # --------------------------------------------------------------------------------------------------- indexing
 
@@ -190,6 +193,15 @@ class Client:
         return schema.Health.model_validate_json(self._request("GET", "/health").content)
 
     # ------------------------------------------------------------------------------------------------------ inside
+
+    def _fetch(self, address: str, params: dict[str, str], to: str | Path) -> None:
+        with self._http.stream("GET", address, params=params) as answer:
+            if answer.is_error:
+                answer.read()
+                raise _refused(answer)
+            with Path(to).open("wb") as file:
+                for piece in answer.iter_bytes(_CHUNK_BYTES):
+                    file.write(piece)
 
     def _ask(self, kind: type[Answer], method: str, path: str, **options: Any) -> Answer:
         return kind.model_validate_json(self._send(method, path, **options).content)

@@ -20,6 +20,7 @@ from cmmixer.serving.library import Entry, LiveLibrary, Snapshot
 from cmmixer.serving.metrics import Metrics
 from cmmixer.serving.previews import Previews
 from cmmixer.serving.queries import Queries
+from cmmixer.serving.taking import Dubs
 from cmmixer.version import __version__
 
 PREFIX = "/api/v1"
@@ -50,6 +51,7 @@ class Service:
         self.previews = Previews(cache, settings.cache_mb, self.pool, settings.file_seconds)
         self.queries = Queries(settings, self.encoder, card.cutting)
         self.embedders = ThreadPoolExecutor(settings.searches + settings.waiting, "cmmixer-embedding")
+        self.dubs = Dubs(settings.dub_seconds, settings.memory_mb)
         self.jobs = Jobs(self._index_settings, self.encoder, self.library.look_again)
         self.embedders.submit(self.queries.warm)
         self.metrics = Metrics()
@@ -62,6 +64,7 @@ class Service:
         self.jobs.close()
         self.embedders.shutdown(cancel_futures=True)
         self.queries.close()
+        self.dubs.close()
         self.pool.close()
 
     def __enter__(self) -> Self:

@@ -24,15 +24,16 @@ from cmmixer.config.training import TrainingSettings
 from cmmixer.data.batches import ClipBatches
 from cmmixer.data.dataset import ClipDataset, KeptClips
 from cmmixer.data.skips import SkipReport
-from cmmixer.models.layers import Block
+from cmmixer.models.layers import speed_up
 from cmmixer.progress import Progress
 from cmmixer.train.chance import Chance, chance_of_step
 from cmmixer.train.continuing import clips_per_process, goes_on, refuse_other_settings, start_run_folder
 from cmmixer.train.guard import Attempt, StepGuard
 from cmmixer.train.log import Log
 from cmmixer.train.optim import adamw, clip_gradients, load_state_tensors, state_tensors
-from cmmixer.train.processes import explain_lost_process, whole
+from cmmixer.train.processes import explain_lost_process
 from cmmixer.train.schedule import step_size
+from cmmixer.train.slices import whole
 from cmmixer.types import Batch
 
 
@@ -106,7 +107,8 @@ class _Fit:
 
     def run(self) -> Path:
         state = self._resume()
-        self._speed_up()
+        settings = self.settings
+        speed_up(self.task.network, compiled=settings.compile, recompute=settings.grad_checkpointing)
         self.network = self.fabric.setup_module(self.task.network)
         # After the set-up, which may have sliced the parameters.
         self.optimizer = adamw(self.task.network, self.settings)
@@ -123,14 +125,6 @@ class _Fit:
         self.log.close()
         self.fabric.barrier()
         return checkpoint.resolve(self.run_folder)
-
-    def _speed_up(self) -> None:
-        """Blocks that are compiled, or that keep no activations; weights and their names stay what they are."""
-        for module in self.task.network.modules():
-            if isinstance(module, Block):
-                module.recompute = self.settings.grad_checkpointing
-                if self.settings.compile:
-                    module.compile()
 
     def _resume(self) -> dict[str, Tensor]:
         """Takes up the newest checkpoint of the run, if its settings are these; returns the optimiser's state."""
@@ -246,7 +240,9 @@ class _Fit:
     def _picture(self, batch: Batch) -> None:
         # Every process takes part: of a sliced network none has all the weights.
         self.network.eval()
-        sheet = self.task.picture(batch, self._chance(self.step))
+        # Not worth compiling anew for a batch of one.
+        with torch.compiler.set_stance("force_eager"):
+            sheet = self.task.picture(batch, self._chance(self.step))
         self.network.train()
         if sheet is not None and self.fabric.is_global_zero:
             self.log.picture(self.step, sheet)

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cmmixer.config.training import TrainingSettings
-from cmmixer.train.processes import sliced_like, whole
+from cmmixer.train.slices import sliced_like, whole
 
 
 def adamw(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:

@@ -48,17 +48,18 @@ class PretrainTask:
     def losses(self, network: nn.Module, batch: Batch, chance: Chance) -> dict[str, Tensor]:
         """Mean squared error on the masked patches: together, and each modality alone."""
         video, audio = self.inputs(batch, chance)
-        output = network(video, audio, self._share(chance), mask_ratio=self.mask_ratio, noise_BL=self._noise(chance))
+        output = network(video, audio, self.share(chance), mask_ratio=self.mask_ratio, noise_BL=self.noise(chance))
         return {"loss": output.loss, "loss_video": output.loss_video, "loss_audio": output.loss_audio}
 
     def picture(self, batch: Batch, chance: Chance) -> Tensor | None:
         """Frames, mel, mixed, masked and both reconstructions of the first clip, uint8 [H, W, 3]."""
         assert isinstance(self.network, MaskedAutoencoder)
         first = Batch(batch.ids[:1], batch.labels[:1], batch.video_BTCHW[:1], batch.audio_BTN[:1])
-        share, noise = self._share(chance)[:1], self._noise(chance)[:1]
+        share, noise = self.share(chance)[:1], self.noise(chance)[:1]
         return separate(self.network, self.inputs.frontend, first, share, self.mask_ratio, noise).sheet()
 
-    def _share(self, chance: Chance) -> Tensor:
+    def share(self, chance: Chance) -> Tensor:
+        """[B, T, 1, H, W]: how much of every pixel comes from the sound, under this step's draws."""
         clip = self.clip
         return draw_share(
             self.mixer,
@@ -70,7 +71,8 @@ class PretrainTask:
             generator=chance.device,
         )[chance.rows]
 
-    def _noise(self, chance: Chance) -> Tensor:
+    def noise(self, chance: Chance) -> Tensor:
+        """[B, L]: the tokens of least noise stay visible."""
         tokens = strip_grid(self.clip.height, self.clip.width, self.clip.frames, self.patch).tokens
         return torch.rand(chance.batch, tokens, generator=chance.device, device=chance.device.device)[chance.rows]
 

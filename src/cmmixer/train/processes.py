@@ -10,22 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
-from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cmmixer.config.training import TrainingSettings
 from cmmixer.errors import LostProcessError, SettingsError
-from cmmixer.models.layers import Block
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
+from cmmixer.train.slices import shard
 
 # What gloo, NCCL and torch's store say when a process at the other end is gone, and nothing else says.
 _LOST = (
@@ -81,48 +74,6 @@ def _strategy(name: str, world: int) -> Strategy:
         return ModelParallelStrategy(parallelize_fn=shard, data_parallel_size=world, tensor_parallel_size=1)
     # Buffers hold statistics over all processes already; sending them round again would be waste.
     return DDPStrategy(broadcast_buffers=False)
-
-
-def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Slices the parameters over the processes: every transformer block by itself, then what is left together.
-
-    A scalar cannot be sliced: each process keeps it whole, and its gradient is averaged.
-
-    Args:
-        network: the same in every process.
-        mesh: of processes; its `data_parallel` axis holds them all.
-    """
-    processes = mesh["data_parallel"]
-    scalars = {parameter for parameter in network.parameters() if parameter.ndim == 0}
-    for module in network.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=processes)
-    fully_shard(network, mesh=processes, ignored_params=scalars)
-    for scalar in scalars:
-        scalar.data = scalar.data.to(processes.device_type)
-        if scalar.requires_grad:
-            scalar.register_hook(_averaged)  # type: ignore[no-untyped-call]
-    return network
-
-
-def _averaged(gradient: Tensor) -> Tensor:
-    # Not dist.ReduceOp.AVG, which gloo does not have.
-    total = gradient / dist.get_world_size()
-    dist.all_reduce(total)
-    return total
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be sliced over the processes, in one piece. Every process must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def sliced_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """This process's part of a whole tensor, sliced as the parameter is; nothing is sent."""
-    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
-        return tensor
-    device = parameter.to_local().device
-    return distribute_tensor(tensor.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 @contextmanager

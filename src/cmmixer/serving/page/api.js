@@ -19,8 +19,8 @@ async function problemOf(response) {
   }
 }
 
-/** Asks and gives the JSON of the answer. */
-export async function ask(path, { method = "GET", body, signal } = {}) {
+/** Asks and gives the JSON of the answer, or its text. */
+export async function ask(path, { method = "GET", body, signal, text = false } = {}) {
   let response;
   try {
     const headers = body === undefined ? {} : { "content-type": "application/json" };
@@ -30,6 +30,7 @@ export async function ask(path, { method = "GET", body, signal } = {}) {
     throw unreachable();
   }
   if (!response.ok) throw await problemOf(response);
+  if (text) return response.text();
   return response.status === 204 ? null : response.json();
 }
 

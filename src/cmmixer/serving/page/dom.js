@@ -51,6 +51,11 @@ export function announce(text) {
   find("live").textContent = text;
 }
 
+/** Has the browser save what is at an address. */
+export function save(address, name) {
+  make("a", { href: address, download: name }).click();
+}
+
 /** A line that goes by itself. */
 export function toast(text) {
   const line = make("div", { class: "toast" }, text);

@@ -1,6 +1,7 @@
 // Moments that were kept: remembered by this browser, saved as CSV for an editing program.
 
-import { clock, counted, find, make } from "./dom.js";
+import { ask } from "./api.js";
+import { clock, counted, find, make, save, toast } from "./dom.js";
 
 const PLACE = "cmmixer-kept";
 const COLUMNS = ["name", "folder", "label", "start_seconds", "end_seconds", "score", "query", "query_start_seconds", "query_end_seconds", "item"];
@@ -15,7 +16,8 @@ function cell(value) {
 export class Kept {
   constructor() {
     try { this.rows = JSON.parse(localStorage.getItem(PLACE)) ?? []; } catch { this.rows = []; }
-    find("kept-csv").addEventListener("click", () => this.#save());
+    find("kept-csv").addEventListener("click", () => this.#save(this.csv(), "text/csv", "kept.csv"));
+    find("kept-edl").addEventListener("click", () => this.#edl());
     find("kept-clear").addEventListener("click", () => { this.rows = []; this.#store(); });
     this.show();
   }
@@ -23,13 +25,13 @@ export class Kept {
   #place(hit) { return this.rows.findIndex((row) => row.item === hit.item.id && row.start_seconds === hit.moment.start_seconds); }
   has(hit) { return this.#place(hit) >= 0; }
 
-  /** Keeps a hit, or lets it go; says which. */
-  toggle(hit, asked) {
+  /** Keeps a hit of a search for a target, or lets it go; says which. */
+  toggle(hit, asked, target) {
     const place = this.#place(hit);
     if (place >= 0) this.rows.splice(place, 1);
     else {
       this.rows.push({
-        item: hit.item.id, name: hit.item.name, title: hit.item.title, folder: hit.item.folder_name, label: hit.item.label, score: hit.score,
+        item: hit.item.id, target, name: hit.item.name, title: hit.item.title, folder: hit.item.folder_name, label: hit.item.label, score: hit.score,
         start_seconds: hit.moment.start_seconds, end_seconds: hit.moment.end_seconds,
         query: asked.name, query_start_seconds: hit.query_moment.start_seconds, query_end_seconds: hit.query_moment.end_seconds,
       });
@@ -47,7 +49,7 @@ export class Kept {
     count.hidden = !this.rows.length;
     count.textContent = String(this.rows.length);
     find("kept-facts").textContent = this.rows.length ? `${counted(this.rows.length, "moment", "moments")}, remembered by this browser` : "Nothing yet. Keep a find with K, and it waits here for your edit.";
-    for (const id of ["kept-csv", "kept-clear"]) find(id).hidden = !this.rows.length;
+    for (const id of ["kept-csv", "kept-edl", "kept-rate", "kept-clear"]) find(id).hidden = !this.rows.length;
     find("kept-list").replaceChildren(...this.rows.map((row, place) => make("li", {},
       make("span", {}, make("a", { class: "hit-title", href: `#/search?item=${row.item}&start=${row.start_seconds}` }, row.title),
         make("span", { class: "hit-facts" }, `${clock(row.start_seconds)} – ${clock(row.end_seconds)} · for ${row.query} at ${clock(row.query_start_seconds)}`)),
@@ -60,9 +62,24 @@ export class Kept {
     this.show();
   }
 
-  #save() {
-    const url = URL.createObjectURL(new Blob([this.csv()], { type: "text/csv" }));
-    make("a", { href: url, download: "kept.csv" }).click();
+  /** An edit decision list, in which each moment is one event. */
+  async #edl() {
+    const targets = new Set(this.rows.map((row) => row.target));
+    const moments = this.rows.map(({ item, start_seconds, end_seconds, score, query_start_seconds, query_end_seconds }) =>
+      ({ item, start_seconds, end_seconds, score, query_start_seconds, query_end_seconds }));
+    try {
+      const list = await ask("/cutlists", { method: "POST", text: true, body: {
+        moments, target: targets.size === 1 ? [...targets][0] : "film", frames_per_second: Number(find("kept-rate").value), query: this.rows[0].query,
+      } });
+      this.#save(list, "text/plain", "kept.edl");
+    } catch (problem) {
+      toast(`${problem.title}: ${problem.detail}`);
+    }
+  }
+
+  #save(text, type, name) {
+    const url = URL.createObjectURL(new Blob([text], { type }));
+    save(url, name);
     setTimeout(() => URL.revokeObjectURL(url), 1000);
   }
 }

@@ -21,7 +21,7 @@ const filters = new Filters(find("filters"), find("toggle-filters"), find("filte
 const results = new Results(find("hits"), {
   play: (hit) => play(hit),
   alike: (hit) => { location.hash = `#/search${params({ item: hit.item.id, start: hit.moment.start_seconds, for: results.target, by: results.target })}`; },
-  keep: (hit) => kept.toggle(hit, stage.asked),
+  keep: (hit) => kept.toggle(hit, stage.asked, results.target),
   isKept: (hit) => kept.has(hit),
 });
 const folders = new FoldersDialog(() => refresh());

@@ -1,7 +1,7 @@
 // The player's stage: the picture, two lanes that show how the sound lies under it, transport and levels.
 
-import { itemPeaks, mediaOf, queryPeaks } from "./api.js";
-import { clock, find, length, make } from "./dom.js";
+import { ask, itemPeaks, mediaOf, queryPeaks } from "./api.js";
+import { clock, find, length, make, save, toast } from "./dom.js";
 import { Player } from "./player.js";
 import { bars, colour, draw, ready } from "./waveform.js";
 
@@ -24,6 +24,7 @@ export class Stage {
         : "This browser cannot play this sound's format. Download it to hear it.",
     ));
     find("play").addEventListener("click", () => this.player.toggle());
+    find("take").addEventListener("click", () => this.#take());
     find("screen").addEventListener("click", () => this.player.toggle());
     find("to-match").addEventListener("click", () => this.player.toStart());
     find("loop").addEventListener("click", () => this.toggleLoop());
@@ -60,8 +61,8 @@ export class Stage {
   async lay(hit, target) {
     const { asked } = this;
     const [moment, mine] = [hit.moment, hit.query_moment];
-    const theirs = { url: hit.media, at: moment.start_seconds };
-    const own = { url: asked.url, at: mine.start_seconds };
+    const theirs = { url: hit.media, at: moment.start_seconds, source: { item: hit.item.id } };
+    const own = { url: asked.url, at: mine.start_seconds, source: { [asked.kind]: asked.id } };
     const spanOf = (one) => ({ start: one.start_seconds, end: one.end_seconds });
     const hitLane = (sense) => this.#laneOfHit(hit, sense);
     const ownLane = (sense, from) => ({ name: "yours", sense, load: this.#peaksOfAsked(), from, to: from + asked.duration });
@@ -99,6 +100,29 @@ export class Stage {
     find("picture").hidden = !what.picture;
     find("big-wave").hidden = Boolean(what.picture);
     this.player.load(what);
+  }
+
+  /** The film with the sound under it, as it is heard: written by the service, saved by the browser. */
+  async #take() {
+    const { picture, sound } = this.player.what;
+    const first = sound.at - picture.at - this.player.nudge; // second of the sound at the film's beginning
+    const button = find("take");
+    if (button.getAttribute("aria-busy") === "true") return;
+    button.setAttribute("aria-busy", "true");
+    find("take-words").textContent = "Writing the film…";
+    try {
+      const made = await ask("/dubs", { method: "POST", body: {
+        film: picture.source, sound: sound.source, duck: this.player.levels.own > 0,
+        start_seconds: Math.max(0, first), at_seconds: Math.max(0, -first),
+      } });
+      save(made.media, made.name);
+      const loud = made.loudness_lufs === null ? "" : ` at ${made.loudness_lufs.toFixed(1)} LUFS`;
+      toast(`${made.name}: written${loud}, its picture untouched.`);
+    } catch (problem) {
+      toast(`${problem.title}: ${problem.detail}`);
+    }
+    button.removeAttribute("aria-busy");
+    find("take-words").textContent = "Save the film with this sound";
   }
 
   #peaksOfAsked() {

@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 
 def _attention(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **named: Any) -> int:
-    count: int = sdpa_flop_count(query, key, value)
+    count: int = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
     return count
 
 
 def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
-    count: int = sdpa_backward_flop_count(gradient, query, key, value)
+    count: int = sdpa_backward_flop_count(gradient, query, key, value)  # type: ignore[no-untyped-call]
     return count
 
 
@@ -31,5 +31,5 @@ def counted(loss_of: Callable[[], Tensor]) -> tuple[Tensor, int]:
     """A loss after its backward pass, and the floating-point operations of the matrix products of both passes."""
     with FlopCounterMode(display=False, custom_mapping=_KERNELS) as counter:
         loss = loss_of()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     return loss, counter.get_total_flops()

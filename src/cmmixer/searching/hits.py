@@ -1,0 +1,169 @@
+"""The moments of a library that go with those of a query, best first.
+
+Letters: Q moments of the query, E values of a vector.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cmmixer.evaluation.sequence import sequence_scores
+from cmmixer.indexing import MomentIndex
+from cmmixer.searching.asking import Asking
+
+_FIRST_CANDIDATES = 64
+_FEW_BATCHES = 1000
+# Moments count as touching when the gap between them is only rounding.
+_TOUCH_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One moment of the library.
+
+    Attributes:
+        rank: from 1.
+        path: the file that holds what was searched for: the film, or the file of its sound.
+        start_seconds, end_seconds: where in it.
+        score: cosine similarity, at most 1; after re-ranking, the mean cosine of aligned frames.
+        query_start_seconds, query_end_seconds: the moment of the query it goes with.
+        source, label: as in the library's data.
+        missing: whether the file has gone from its place since it was indexed.
+    """
+
+    rank: int
+    path: str
+    start_seconds: float
+    end_seconds: float
+    score: float
+    query_start_seconds: float
+    query_end_seconds: float
+    source: str
+    label: str | None
+    missing: bool
+
+
+def best_moments(
+    library: MomentIndex,
+    asking: list[Asking],
+    target: str,
+    k: int,
+    top: int = 0,
+    *,
+    batches: Collection[str] | None = None,
+    exact: bool = False,
+) -> list[dict[str, Any]]:
+    """The k best moments: more candidates are fetched until none that was left out could be among them.
+
+    Args:
+        library: where to search.
+        asking: moments of the query.
+        target: `audio`, `video` or `film`.
+        k: how many.
+        top: so many candidates of each query moment are ordered by their frames and stand before all others.
+        batches: only moments with these keys (`FileRow.batch`); None: all.
+        exact: look at every moment, in an optimised index too.
+
+    Returns:
+        Rows of `MomentIndex.nearest`, best first, neighbours of one file merged.
+    """
+    vectors_QE = np.stack([moment.vector_E for moment in asking])
+    everything = library.count()
+    limit = max(_FIRST_CANDIDATES, 8 * k, top)
+    # A few keys are looked for by the database; a list of many would be slower than leaving out the rest afterwards.
+    few = batches if batches is not None and len(batches) <= _FEW_BATCHES else None
+    # An approximate index gives fewer than it was asked for though there are more.
+    approximate = not exact and few is None and library.plan(target) is not None
+    while True:
+        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=few, exact=exact)
+        named = library.named(row["batch"] for row in rows)
+        left_out = _best_left_out(rows, limit)
+        rows = [row for row in rows if row["batch"] in named and (batches is None or row["batch"] in batches)]
+        if top:
+            _by_sequence(rows, asking, top)
+        best = collapse(rows)[:k]
+        nothing_left_out = limit >= everything or (left_out == -math.inf and not approximate)
+        if nothing_left_out or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
+            return best
+        limit *= 4
+
+
+def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> None:
+    """Gives each query moment's best `top` rows their sequence scores; `timed` says which have one."""
+    for number, moment in enumerate(asking):
+        own = sorted((row for row in rows if row["query"] == number), key=lambda row: (-row["score"], row["id"]))
+        for row in own[top:]:
+            row["timed"] = False
+        if own and moment.frames_TE is not None:
+            scores = sequence_scores(moment.frames_TE, np.stack([row["frames"] for row in own[:top]]))
+            for row, score in zip(own[:top], scores, strict=True):
+                row.update(timed=True, score=float(score))
+
+
+def _best_left_out(rows: list[dict[str, Any]], limit: int) -> float:
+    """No moment outside the candidates scores higher than this: the last candidate of the most generous query moment.
+
+    Minus infinity: there is none outside.
+    """
+    last: dict[int, tuple[int, float]] = {}
+    for row in rows:
+        count, score = last.get(row["query"], (0, 1.0))
+        last[row["query"]] = (count + 1, min(score, row["score"]))
+    return max((score for count, score in last.values() if count == limit), default=-math.inf)
+
+
+def collapse(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Best first, without moments that overlap or touch a better one of the same file. Equal scores go by id.
+
+    Moments that were scored by their frames stand before those that were not.
+    """
+    kept: list[dict[str, Any]] = []
+    taken: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
+    for row in sorted(rows, key=lambda row: (not row.get("timed"), -row["score"], row["id"], row["query"])):
+        start, end = row["start_seconds"], row["end_seconds"]
+        spans = taken.setdefault((row["path"], row["audio_path"]), [])
+        if all(
+            start > other_end + _TOUCH_SECONDS or end < other_start - _TOUCH_SECONDS for other_start, other_end in spans
+        ):
+            spans.append((start, end))
+            kept.append(row)
+    return kept
+
+
+def hit_of(rank: int, row: dict[str, Any], target: str, asking: list[Asking]) -> Hit:
+    """A row of `best_moments` as people and programs get it."""
+    path = found_in(row, target)
+    span = asking[row["query"]].span
+    return Hit(
+        rank=rank,
+        path=path,
+        start_seconds=row["start_seconds"],
+        end_seconds=row["end_seconds"],
+        score=row["score"],
+        query_start_seconds=span.start_seconds,
+        query_end_seconds=span.end_seconds,
+        source=row["source"],
+        label=row["label"],
+        missing=on_disk(path) is None,
+    )
+
+
+def found_in(row: dict[str, Any], target: str) -> str:
+    """The file of a row that holds what was searched for."""
+    path: str = row["audio_path"] if target == "audio" and row["audio_path"] is not None else row["path"]
+    return path
+
+
+def on_disk(path: str) -> str | bytes | None:
+    """Where a path of an index lies, or None if nothing does: bytes that are not text stand in an index in hexadecimal."""
+    if os.path.exists(path):
+        return path
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
+    return raw if os.path.exists(raw) else None
