@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 import subprocess
@@ -65,6 +66,13 @@ def test_every_command_has_an_example_that_parses_and_help_for_every_flag(name: 
     helps = field_helps(command.settings)
     missing = [field.name for field in dataclasses.fields(command.settings) if not helps.get(field.name)]
     assert missing == []
+
+
+def test_synthesize_says_what_it_wrote(tmp_path: Path) -> None:
+    told = {"out": str(tmp_path / "films"), "films": 2, "kept": 0}
+    for kept in (0, 2):
+        done = run("synthesize", "--clips", "2", "--out", told["out"], "--workers", "1", "--json")
+        assert (done.returncode, json.loads(done.stdout)) == (0, {**told, "kept": kept})
 
 
 @pytest.mark.parametrize("name", COMMANDS)

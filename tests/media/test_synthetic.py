@@ -297,7 +297,7 @@ def settings_for(folder: Path, **changes: object) -> SynthesizeSettings:
 
 
 def test_films_are_the_arrays_up_to_the_codec(tmp_path: Path) -> None:
-    paths = synthesize(settings_for(tmp_path))
+    paths = synthesize(settings_for(tmp_path)).paths
     assert [path.name for path in paths] == ["000000.mp4", "000001.mp4", "000002.mp4"]
     for index, path in enumerate(paths):
         plan = plan_film(4, index, "easy")
@@ -326,12 +326,12 @@ def test_lists_tell_what_was_written(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_is_continued_and_more_films_may_be_added(tmp_path: Path) -> None:
-    paths = synthesize(settings_for(tmp_path))
+    paths = synthesize(settings_for(tmp_path)).paths
     before = [(path.stat().st_mtime_ns, path.read_bytes()) for path in paths]
     paths[1].unlink()
     leftover = tmp_path / f"{TEMPORARY}99-000001.mp4"
     leftover.write_bytes(b"half a film")
-    again = synthesize(settings_for(tmp_path, clips=5, workers=2))
+    again = synthesize(settings_for(tmp_path, clips=5, workers=2)).paths
     assert len(again) == 5
     assert not leftover.exists()
     assert all(path.exists() for path in again)

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,11 +32,27 @@ _SETTINGS_FILE = "synthetic.json"
 _FILMS_PER_TASK = 8
 
 
-def synthesize(settings: SynthesizeSettings, progress: Progress | None = None) -> list[Path]:
-    """Writes synthetic films to a folder; films that are already there are kept.
+@dataclass(frozen=True)
+class SynthesizeReport:
+    """What `cmmixer synthesize` wrote.
 
-    Returns:
-        The films' paths, in order.
+    Attributes:
+        out: the folder.
+        paths: of the films, in order.
+        kept: how many of them were there already.
+    """
+
+    out: str
+    paths: list[Path]
+    kept: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Counts, not all the names."""
+        return {"out": self.out, "films": len(self.paths), "kept": self.kept}
+
+
+def synthesize(settings: SynthesizeSettings, progress: Progress | None = None) -> SynthesizeReport:
+    """Writes synthetic films to a folder; films that are already there are kept.
 
     Raises:
         SettingsError: the folder holds films of other settings.
@@ -53,7 +70,7 @@ def synthesize(settings: SynthesizeSettings, progress: Progress | None = None) -
         progress.advance(len(paths) - len(missing))
         _write_films(settings, missing, progress)
         _write_lists(folder, settings)
-    return paths
+    return SynthesizeReport(settings.out, paths, len(paths) - len(missing))
 
 
 def _claim(folder: Path, settings: SynthesizeSettings) -> None:
