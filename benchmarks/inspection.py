@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         card = checkpoint.load_card(options.run)
         result = {
             "made_up": {name: made_up[name] for name in ("clips", *(f"{name}_db" for name in DISTANCES))},
-            "real": real["distances_db"],
+            "real": dict(zip(REAL_LABELS, real["distances_db"].values(), strict=True)),
             "clips_seen": card.clips_seen,
             "machine": machine(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -93,7 +93,7 @@ def document(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
         f"| {made_up['clips']} made-up films it never met, mean | {' | '.join(_told(made_up[f'{name}_db']) for name in DISTANCES)} |",
     ]
-    for label, found in zip(REAL_LABELS, result["real"].values(), strict=True):
+    for label, found in result["real"].items():
         lines.append(f"| a real one: {label} | {' | '.join(_told(found[name]) for name in DISTANCES)} |")
     cores, date = result["machine"]["cores"], result["date"]
     lines += [
