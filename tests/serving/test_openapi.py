@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +12,27 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from starlette.testclient import TestClient
 
+from cmmixer.config import ServeSettings
+from cmmixer.serving.app import create_app
+from cmmixer.serving.service import Service
+from tests.coloured_films import ColourEncoder
 from tests.serving.conftest import API
 
 HOST = {"Host": "127.0.0.1"}
 
 
 @pytest.fixture(scope="module")
-def described(shared: TestClient) -> dict[str, Any]:
-    answer: dict[str, Any] = shared.get(f"{API}/openapi.json").json()
+def own(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A service of its own: schemathesis starts and ends the application around its calls, and a service ends with it."""
+    settings = ServeSettings(index=str(library), cache=str(tmp_path_factory.mktemp("previews")), workers=1, searches=1)
+    app = create_app(Service(settings, ColourEncoder()))
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def described(own: TestClient) -> dict[str, Any]:
+    answer: dict[str, Any] = own.get(f"{API}/openapi.json").json()
     return answer
 
 
@@ -47,8 +62,8 @@ def test_every_endpoint_says_what_it_does_takes_and_answers(described: dict[str,
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_no_input_makes_it_fail(shared: TestClient) -> None:
-    schema = schemathesis.openapi.from_asgi(f"{API}/openapi.json", shared.app, headers=HOST)
+def test_no_input_makes_it_fail(own: TestClient) -> None:
+    schema = schemathesis.openapi.from_asgi(f"{API}/openapi.json", own.app, headers=HOST)
     tried = 0
     for found in schema.get_all_operations():
         operation = found.ok()
