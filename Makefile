@@ -42,7 +42,7 @@ layers: $(STAMP) ## does every module import only from lower storeys?
 	$(BIN)/lint-imports
 
 docs: $(STAMP) ## the documentation as pages: docs/_build/html/index.html; a warning is a failure
-	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build/html
+	$(BIN)/sphinx-build --fresh-env --write-all -W --keep-going --quiet docs docs/_build/html
 
 clean: ## remove the environment and what the tools cache
 	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
 
 import cmmixer
 from cmmixer.cli.commands import COMMANDS, Command
@@ -189,15 +189,15 @@ def _write(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = _PLACE.sub(lambda place: PARTS[place[1]](), source[0])
 
 
-def _always(
-    app: Sphinx, environment: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
-) -> list[str]:
-    """Pages with written parts are read anew at every build."""
-    return [page for page in environment.found_docs if _PLACE.search(environment.doc2path(page).read_text())]
+def _draw_dashes(app: Sphinx, tree: nodes.document) -> None:
+    """Between a parameter and what it is Sphinx sets two hyphens, which stay as they are elsewhere (conf.py)."""
+    for text in list(tree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the writing."""
     app.connect("source-read", _write)
-    app.connect("env-get-outdated", _always)
+    app.connect("doctree-read", _draw_dashes)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
