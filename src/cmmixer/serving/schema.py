@@ -25,6 +25,7 @@ _ITEM: JsonDict = {
     "kind": "film",
     "label": "gull",
     "source": "harbour/gulls",
+    "metadata": {"camera": "B", "licence": "CC0"},
     "duration_seconds": 9.6,
     "moments": 4,
     "missing": False,
@@ -78,11 +79,13 @@ class Filters(_Value):
     text: Text | None = Field(
         None, description="only files whose name, label or source holds this text; case is ignored"
     )
-    where: list[Annotated[str, StringConstraints(max_length=400, pattern=r"^[a-z_]+:[^\x00]*$")]] = Field(
+    where: list[Annotated[str, StringConstraints(max_length=400, pattern=r"^[^:\x00][^\x00]*:[^\x00]*$")]] = Field(
         [],
         max_length=20,
-        description="`column:value`; only files whose column of the index has this value",
-        examples=[["source:harbour/gulls"]],
+        description="`column:value`; only files whose column has this value: a column of the index, or any other of "
+        "the manifest that the file came from; what is no text as JSON writes it, of a list one of its values, "
+        "nothing for files without one",
+        examples=[["source:harbour/gulls", "camera:B"]],
     )
 
 
@@ -131,6 +134,7 @@ class Item(_Value):
     kind: Kind
     label: str | None
     source: str
+    metadata: dict[str, Any] = Field({}, description="the manifest's other columns")
     duration_seconds: float
     moments: int
     missing: bool = Field(description="whether the file has gone from where it was indexed")
@@ -176,6 +180,13 @@ class Facet(_Value):
     items: int
 
 
+class Column(_Value):
+    """A column of the manifests that the library was made from, with its most frequent values."""
+
+    name: str
+    values: list[Facet]
+
+
 class Library(_Value):
     """What the library holds, and what it can be filtered by."""
 
@@ -191,6 +202,7 @@ class Library(_Value):
     folders: list[Folder]
     labels: list[Facet]
     columns: list[str] = Field(description="columns that `where` takes")
+    metadata: list[Column] = Field([], description="those of them that came with manifests, and what is in them")
 
 
 class Query(_Value):
