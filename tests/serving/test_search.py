@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -212,3 +213,26 @@ def test_metadata_that_is_no_text(served: Served, tmp_path: Path) -> None:
         assert set(items(client, where=where)) == left, where
     assert items(client)["one.wav"]["metadata"]["tags"] == ["sea", "gull"]
     assert items(client)["two.wav"]["metadata"] == {"take": "3", "good": False, "tags": "gull", "level": None}
+
+
+def test_a_timeline_tells_which_stretch_goes_with_what(shared: TestClient, tmp_path: Path) -> None:
+    query = upload(shared, film(tmp_path / "query.mp4", [GREEN] * 3 + [YELLOW] * 2, sound=None))
+    assert find(shared, query=query["id"])["timeline"] is None
+    page = find(shared, query=query["id"], timeline=True, kind="sound", limit=1)
+    assert len(page["hits"]) == 1
+    stretches = page["timeline"]
+    first, last = stretches[0], stretches[-1]
+    assert (first["item"]["name"], last["item"]["name"]) == ("sounds/green.wav", "sounds/yellow.wav")
+    assert (first["query_moment"]["start_seconds"], last["query_moment"]["end_seconds"]) == pytest.approx(
+        (0, 5), abs=0.1
+    )
+    for before, after in itertools.pairwise(stretches):
+        assert before["query_moment"]["end_seconds"] == after["query_moment"]["start_seconds"]
+    assert {stretch["item"]["kind"] for stretch in stretches} == {"sound"}
+    assert first["score"] > 0.95
+    assert first["media"] == f"{API}/items/{first['item']['id']}/media?sense=audio"
+    assert shared.get(first["media"]).status_code == 200
+    item = items(shared)["films/mixed.mp4"]
+    by_itself = find(shared, item=item["id"], timeline=True, by="audio", **{"for": "audio"})["timeline"]
+    assert by_itself[0]["item"]["name"] == "films/red.mp4"  # never the file itself
+    assert find(shared, query=query["id"], timeline=True, label="no such label")["timeline"] == []

@@ -103,6 +103,7 @@ class SearchQuery(Filters):
     by: Sense | None = Field(
         None, description="what of the query to find it by; default: the other sense, or film for film"
     )
+    timeline: bool = Field(False, description="also tell which stretch of the query goes with what, in its order")
     limit: int = Field(24, ge=1, le=200, description="hits of a page")
     offset: int = Field(0, ge=0, le=2000, description="hits to pass over")
 
@@ -228,6 +229,16 @@ class Hit(_Value):
     media: str = Field(description="address of the file, or of the file of its sound")
 
 
+class Stretch(_Value):
+    """A stretch of the query and the stretch of a file of the library that goes with it best."""
+
+    item: Item
+    moment: Moment
+    query_moment: Moment = Field(description="the stretch of the query; stretches do not overlap")
+    score: float = Field(description="mean cosine similarity over the moments of the stretch")
+    media: str = Field(description="address of the file, or of the file of its sound")
+
+
 class SearchPage(_Value):
     """Hits, best first."""
 
@@ -264,6 +275,7 @@ class SearchPage(_Value):
     next_offset: int | None = Field(description="where the next page begins; null: there is none")
     moments_searched: int
     took_seconds: float
+    timeline: list[Stretch] | None = Field(None, description="by the query's time; null: not asked for")
 
 
 class Peaks(_Value):
