@@ -143,6 +143,53 @@ def test_label_of_a_manifest_reaches_the_moments(data: Path) -> None:
     assert (report.changed, report.skips.counts) == (1, {"duplicate": 1})
 
 
+def _metadata(data: Path) -> dict[str, dict[str, Any]]:
+    return {Path(row.path).name: row.metadata for row in MomentIndex.open(data.parent / "library").files()}
+
+
+def test_other_columns_of_a_manifest_are_kept_and_change_without_embedding(data: Path) -> None:
+    manifest = data / "manifest.csv"
+    manifest.write_text('path,camera,Shot by,,note\nred.mp4,B,"Ö, N",x,\nblue.wav, ,,,\n')
+    _index(data)
+    assert _metadata(data) == {"red.mp4": {"camera": "B", "Shot by": "Ö, N"}, "blue.wav": {}}
+    before = _content(data.parent / "library")
+    manifest.write_text("path,camera\nred.mp4,C\nblue.wav,A\n")
+    os.utime(data / "blue.wav", ns=(1, 1))
+    encoder = ColourEncoder()
+    report = _index(data, encoder)
+    assert (report.changed, report.unchanged, encoder.batches) == (0, 2, [])
+    assert _metadata(data) == {"red.mp4": {"camera": "C"}, "blue.wav": {"camera": "A"}}
+    assert _content(data.parent / "library") == before
+    manifest.unlink()
+    (data / "manifest.jsonl").write_text(
+        '{"path": "red.mp4", "take": 3, "tags": ["sea", "\\ud800"], "level": 1e999, "none": null}\n{"path": "blue.wav"}\n'
+    )
+    _index(data)
+    assert _metadata(data) == {"red.mp4": {"take": 3, "tags": ["sea", "?"], "level": None}, "blue.wav": {}}
+
+
+def test_an_index_of_before_is_read_and_gets_the_column_when_it_is_written_to(data: Path) -> None:
+    (data / "manifest.csv").write_text("path,camera\nred.mp4,B\nblue.wav,A\n")
+    _index(data)
+    library = data.parent / "library"
+    before = _content(library)
+    lancedb.connect(library).open_table("files").drop_columns(["extra"])
+    assert "extra" not in lancedb.connect(library).open_table("files").schema.names
+    assert _metadata(data) == {"red.mp4": {}, "blue.wav": {}}
+    assert _content(library) == before
+    opened = MomentIndex.open(library)
+    encoder = ColourEncoder()
+    assert _counts(_index(data, encoder))["unchanged"] == 2
+    assert encoder.batches == []
+    assert _metadata(data) == {"red.mp4": {"camera": "B"}, "blue.wav": {"camera": "A"}}
+    assert _content(library) == before
+    assert [row.metadata for row in opened.files()] == [{}, {}]  # who reads meanwhile goes on reading
+    film(data / "green.mp4", [GREEN])
+    (data / "manifest.csv").write_text("path,camera\nred.mp4,B\nblue.wav,A\ngreen.mp4,C\n")
+    assert _counts(_index(data))["added"] == 1
+    assert _metadata(data) == {"red.mp4": {"camera": "B"}, "blue.wav": {"camera": "A"}, "green.mp4": {"camera": "C"}}
+
+
 def test_sync_removes_what_is_gone_from_the_same_data_only(data: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     sound(other / "bell.wav", [GREEN])

@@ -453,7 +453,7 @@ def test_a_timeline_s_stretches_go_on_while_the_file_goes_along() -> None:
     ]
 
     class Library:
-        def nearest(self, vectors: np.ndarray, target: str, limit: int, *, exact: bool) -> list[dict[str, Any]]:
+        def nearest(self, vectors: np.ndarray, target: str, limit: int, **options: Any) -> list[dict[str, Any]]:
             return [{**row, "query": place} for place, row in enumerate(rows)]
 
         def named(self, batches: Any) -> set[str]:

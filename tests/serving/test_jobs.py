@@ -15,7 +15,7 @@ from cmmixer.indexing import MomentIndex
 from cmmixer.serving import jobs as jobs_module
 from cmmixer.serving.client import Client, ServiceError
 from tests.coloured_films import BLUE, GREEN, RED, film
-from tests.serving.conftest import API, Served, find, items, make_data, make_index, names, problem, upload
+from tests.serving.conftest import API, NASTY, Served, find, items, make_data, make_index, names, problem, upload
 
 
 @pytest.fixture
@@ -192,9 +192,16 @@ def test_the_python_client_does_it_all(place: Path, served: Served, tmp_path: Pa
         page = client.search(query=query.id, target="audio", label=["cold"], limit=1)
         assert page.target == "audio"
         assert page.hits[0].item.label == "cold"
+        assert page.timeline is None
+        told = client.search(query=query.id, timeline=True, where=["camera:B"]).timeline
+        assert told is not None
+        assert [stretch.item.name for stretch in told] == [f"sounds/{NASTY}"]
         listed = list(client.items(sort="-duration", kind="film"))
         assert [item.name for item in listed] == ["films/mixed.mp4", "films/red.mp4", "films/mute.mp4"]
         assert client.item(listed[0].id).columns["source"] == "reel one"
+        assert [column.name for column in client.library().metadata] == ["Shot by", "camera"]
+        (found,) = client.items(where=["camera:B", "source:reel one"])
+        assert found.metadata == {"camera": "B", "Shot by": "Ö: N"}
         assert client.thumbnail(listed[0].id)[:2] == b"\xff\xd8"
         assert len(client.peaks(listed[0].id, bins=9).low) == 9
         client.download(listed[0].id, tmp_path / "copy.mp4")

@@ -224,10 +224,44 @@ def test_filters_narrow_what_is_found(page: Page, cut: Path) -> None:
     expect(page.locator(".hit:not(:has-text('red'))")).to_have_count(0)
     expect(page.locator(".hit").first).to_contain_text("red")
     shot(page, "filters")
+    page.locator("#filters input[name=min_seconds]").fill("")
+    page.locator("#filters label", has_text="camera").locator("select").select_option("camera:B")
+    expect(page.locator(".hit", has_text="yellow")).to_have_count(0)
+    expect(page.locator("#filter-count")).to_have_text("2")
+    expect(page.locator(".hit").first).to_contain_text("red")
     page.locator("#filters input[name=text]").fill("nothing is called so")
     expect(page.locator(".nothing")).to_have_text("Nothing in the library fits these filters.")
     page.locator("#filters button[type=reset]").click()
     expect(page.locator(".hit").nth(4)).to_be_visible()
+
+
+def test_a_strip_tells_which_part_goes_with_what(page: Page, cut: Path, tmp_path: Path) -> None:
+    page.set_input_files("#pick", cut)
+    stretches = page.locator("#timeline .stretch")
+    expect(stretches.first).to_be_visible()
+    blue = stretches.last
+    blue.hover()
+    expect(page.locator("#timeline-told")).to_have_text(re.compile(r"0:0\d\.\d – 0:06\.0: .+ at 0:0\d\.\d"))
+    shot(page, "timeline")
+    page.locator("#loop").focus()
+    stretches.first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(stretches.nth(1)).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    expect(stretches.nth(1)).to_be_focused()
+    for _ in range(stretches.count() - 2):
+        page.keyboard.press("ArrowRight")
+    expect(blue).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(blue).to_have_class(re.compile("loaded"))
+    assert _in_sync(page)["picture"] > 2.4
+    assert _serious(page) == []
+    shot(page, "timeline-playing")
+    page.set_input_files("#pick-again", sound(tmp_path / "short.wav", [BLUE]))
+    expect(page.locator("#asked-name")).to_have_text("short.wav")
+    expect(page.locator(".hit").first).to_be_visible()
+    expect(page.locator("#timeline")).to_be_hidden()
 
 
 def test_by_keyboard_alone(page: Page, cut: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from starlette.testclient import TestClient
 from cmmixer.config import SearchSettings
 from cmmixer.searching import search
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound
-from tests.serving.conftest import API, NASTY, YELLOW, find, items, names, problem, upload
+from tests.serving.conftest import API, NASTY, YELLOW, Served, find, items, make_index, names, problem, upload
 
 
 def test_a_silent_film_finds_its_sound_and_the_second(shared: TestClient, tmp_path: Path) -> None:
@@ -85,6 +86,11 @@ def test_more_like_an_item_and_like_one_of_its_moments(shared: TestClient) -> No
         ({"text": "onerror"}, {f"sounds/{NASTY}"}),
         ({"where": "source:reel one"}, {"films/red.mp4", "films/mixed.mp4"}),
         ({"where": ["source:reel one", "moments:5"]}, {"films/red.mp4"}),
+        ({"where": "camera:B"}, {"films/red.mp4", f"sounds/{NASTY}"}),
+        ({"where": "Shot by:Ö: N"}, {"films/red.mp4"}),
+        ({"where": ["camera:B", "label:cold"]}, {f"sounds/{NASTY}"}),
+        ({"where": "camera:"}, {"sounds/yellow.wav", "sounds/green.wav"}),
+        ({"where": "camera:b"}, set()),
         ({"label": "no such label"}, set()),
     ],
 )
@@ -135,7 +141,7 @@ def test_what_cannot_be_searched_with_is_said(shared: TestClient, tmp_path: Path
     told = problem(shared.get(f"{API}/search", params={"query": mute["id"], "kinds": "film"}), 422, "bad-request")
     assert "kinds" in told["detail"]
     told = problem(shared.get(f"{API}/search", params={"query": mute["id"], "where": "root:/"}), 422, "bad-request")
-    assert told["detail"].startswith("where: got root, expected one of label, ")
+    assert told["detail"].startswith("where: got root, expected one of Shot by, camera, label, ")
 
 
 @pytest.mark.parametrize(
@@ -169,5 +175,64 @@ def test_an_item_in_full(shared: TestClient) -> None:
     detail = shared.get(f"{API}/items/{item['id']}").json()
     assert [span["start_seconds"] for span in detail["spans"]] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0], abs=0.1)
     assert (detail["has_picture"], detail["has_sound"]) == (True, True)
-    assert detail["columns"] == {"label": "warm", "source": "reel one", "moments": 5}
+    metadata = {"camera": "B", "Shot by": "Ö: N"}
+    assert item["metadata"] == detail["metadata"] == metadata
+    assert detail["columns"] == {"label": "warm", "source": "reel one", "moments": 5, **metadata}
     assert "/data/" not in shared.get(f"{API}/items/{item['id']}").text  # no place of this machine
+
+
+def test_the_library_tells_what_its_manifest_holds(shared: TestClient) -> None:
+    library = shared.get(f"{API}/library").json()
+    assert library["columns"] == ["Shot by", "camera", "label", "moments", "reason", "source"]
+    assert library["metadata"] == [
+        {"name": "Shot by", "values": [{"value": "<b>x</b>", "items": 1}, {"value": "Ö: N", "items": 1}]},
+        {"name": "camera", "values": [{"value": "A", "items": 1}, {"value": "B", "items": 3}]},
+    ]
+
+
+def test_metadata_that_is_no_text(served: Served, tmp_path: Path) -> None:
+    data = tmp_path / "odd"
+    for name in ("one", "two"):
+        sound(data / f"{name}.wav", [RED] * 2)
+    (data / "manifest.jsonl").write_text(
+        '{"path": "one.wav", "take": 3, "good": true, "tags": ["sea", "gull"], "moments": "mine", "path:of": {"a": null}}\n'
+        '{"path": "two.wav", "take": "3", "good": false, "tags": "gull", "level": NaN}\n'
+    )
+    client = served(make_index(data, tmp_path / "odd-library"))
+    both = {"one.wav", "two.wav"}
+    for where, left in (
+        ("take:3", both),
+        ("good:true", {"one.wav"}),
+        ("tags:gull", both),
+        ("tags:sea", {"one.wav"}),
+        ("moments:mine", set()),  # the index's own column goes first
+        ("moments:3", both),
+        ('path:of:{"a": null}', {"one.wav"}),
+        ("good:", set()),
+    ):
+        assert set(items(client, where=where)) == left, where
+    assert items(client)["one.wav"]["metadata"]["tags"] == ["sea", "gull"]
+    assert items(client)["two.wav"]["metadata"] == {"take": "3", "good": False, "tags": "gull", "level": None}
+
+
+def test_a_timeline_tells_which_stretch_goes_with_what(shared: TestClient, tmp_path: Path) -> None:
+    query = upload(shared, film(tmp_path / "query.mp4", [GREEN] * 3 + [YELLOW] * 2, sound=None))
+    assert find(shared, query=query["id"])["timeline"] is None
+    page = find(shared, query=query["id"], timeline=True, kind="sound", limit=1)
+    assert len(page["hits"]) == 1
+    stretches = page["timeline"]
+    first, last = stretches[0], stretches[-1]
+    assert (first["item"]["name"], last["item"]["name"]) == ("sounds/green.wav", "sounds/yellow.wav")
+    assert (first["query_moment"]["start_seconds"], last["query_moment"]["end_seconds"]) == pytest.approx(
+        (0, 5), abs=0.1
+    )
+    for before, after in itertools.pairwise(stretches):
+        assert before["query_moment"]["end_seconds"] == after["query_moment"]["start_seconds"]
+    assert {stretch["item"]["kind"] for stretch in stretches} == {"sound"}
+    assert first["score"] > 0.95
+    assert first["media"] == f"{API}/items/{first['item']['id']}/media?sense=audio"
+    assert shared.get(first["media"]).status_code == 200
+    item = items(shared)["films/mixed.mp4"]
+    by_itself = find(shared, item=item["id"], timeline=True, by="audio", **{"for": "audio"})["timeline"]
+    assert by_itself[0]["item"]["name"] == "films/red.mp4"  # never the file itself
+    assert find(shared, query=query["id"], timeline=True, label="no such label")["timeline"] == []

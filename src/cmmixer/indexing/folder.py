@@ -37,7 +37,7 @@ from cmmixer.indexing.card import NAME, IndexCard, read_card
 from cmmixer.indexing.guard import only_writer, short, told_clearly
 from cmmixer.indexing.nearest import MOST_APPROXIMATE, ask
 from cmmixer.indexing.plan import EXACT, SearchPlan
-from cmmixer.indexing.rows import FILES_SCHEMA, FileRow
+from cmmixer.indexing.rows import FILES_SCHEMA, FILES_SCHEMA_BEFORE, FileRow
 from cmmixer.version import __version__
 
 # A search that began before a clean-up may still read what it removes; an hour is longer than any search.
@@ -66,6 +66,7 @@ class MomentIndex:
         schemas = {"files": FILES_SCHEMA, "moments": card.moments_schema()}
         with told_clearly(folder):
             if create:
+                _add_extra(folder)
                 self._files, self._moments = _tables(folder, schemas)
             elif not all((folder / f"{name}.lance").is_dir() for name in schemas):
                 raise SearchIndexError(f"{folder}: is damaged or was never filled; run `cmmixer index` on it again")
@@ -112,9 +113,10 @@ class MomentIndex:
 
     def files(self) -> Iterator[FileRow]:
         """All rows of files."""
-        names = [entry.name for entry in fields(FileRow)]
         with told_clearly(self.folder):
-            for batch in self._dataset("files").to_batches(columns=names):
+            table = self._dataset("files")
+            names = [entry.name for entry in fields(FileRow) if entry.name in table.schema.names]
+            for batch in table.to_batches(columns=names):
                 yield from (FileRow(**row) for row in batch.to_pylist())
 
     def count(self) -> int:
@@ -341,6 +343,16 @@ class MomentIndex:
                 self._moments.delete(_is_in(chunk))
 
 
+def _add_extra(folder: Path) -> None:
+    """Gives an index of before the column `extra`, empty; one commit, so a kill leaves the table as before or as after."""
+    try:
+        files = lance.dataset(str(folder / "files.lance"))
+    except (ValueError, KeyError):
+        return  # not there yet, or damaged, which opening the tables tells
+    if files.schema == FILES_SCHEMA_BEFORE:
+        files.add_columns(FILES_SCHEMA.field("extra"))
+
+
 def _tables(folder: Path, schemas: dict[str, pa.Schema]) -> list[Any]:
     """The tables for writing; made where they are not there. LanceDB takes a second to import, and searching needs none of it."""
     import lancedb
@@ -364,7 +376,7 @@ def _dataset(folder: Path, name: str, schema: pa.Schema) -> Any:
         raise SearchIndexError(
             f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
         ) from fault
-    if dataset.schema != schema:
+    if dataset.schema not in ([FILES_SCHEMA, FILES_SCHEMA_BEFORE] if name == "files" else [schema]):
         raise SearchIndexError(f"{folder}: {name}.lance has other columns than expected; make an index in a new folder")
     return dataset
 

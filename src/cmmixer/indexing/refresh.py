@@ -20,7 +20,7 @@ from cmmixer.data.skips import Skip, SkipReport
 from cmmixer.embedding import EmbeddedFilm, Encoder, embed_moments, load_encoder
 from cmmixer.indexing.folder import MomentIndex
 from cmmixer.indexing.plan import SearchPlan
-from cmmixer.indexing.rows import FileRow
+from cmmixer.indexing.rows import FileRow, extra_text
 from cmmixer.progress import NoProgress, Progress
 
 # A kill costs the work since the last commit; a commit costs some tens of milliseconds.
@@ -36,7 +36,7 @@ class IndexReport:
         index: the folder.
         added: files that are new in it and used.
         changed: files that were there and were embedded again.
-        unchanged: files that were left as they are.
+        unchanged: files that were not embedded again; new metadata of theirs is taken over.
         removed: files taken out by `--sync`.
         skipped: files of the data that are wholly left out.
         moments: moments in the whole index.
@@ -149,7 +149,10 @@ class _Refresh:
         self.added = self.changed = self.unchanged = self.removed = 0
 
     def look_at(self, entry: Entry) -> None:
-        """Decides by size, time and, where these differ, content whether an entry must be embedded."""
+        """Decides by size, time and, where these differ, content whether an entry must be embedded.
+
+        The manifest's other columns say nothing about the vectors, so they are taken over without embedding.
+        """
         name = _name(entry)
         if name in self.seen:
             self.unlisted.add(entry.path, "duplicate", "the same stretch of the same file is listed before")
@@ -159,11 +162,11 @@ class _Refresh:
         row = self.known.get(name)
         if row is None or (row.source, row.label) != (entry.source, entry.label) or self._had_too_little_time(row):
             self.todo.append(task)
-        elif (row.sizes, row.mtimes_ns) == (task.sizes, task.mtimes_ns):
+        elif _is_as_before(row, task):
             self.unchanged += 1
-        elif row.sizes == task.sizes and row.sha256 is not None and row.sha256 == _content(entry):
-            self.unchanged += 1
-            self.library.put(replace(row, mtimes_ns=task.mtimes_ns), [], before=row)
+            now = replace(row, mtimes_ns=task.mtimes_ns, extra=extra_text(entry.extra))
+            if now != row:
+                self.library.put(now, [], before=row)
         else:
             self.todo.append(task)
 
@@ -219,6 +222,7 @@ class _Refresh:
             limit_seconds=self.settings.file_seconds,
             moments=len(film.moments),
             batch=uuid.uuid4().hex if film.moments else None,
+            extra=extra_text(entry.extra),
         )
 
     def report(self) -> IndexReport:
@@ -292,6 +296,13 @@ def _sizes_and_times(entry: Entry) -> tuple[list[int], list[int]]:
         sizes.append(-1 if status is None else status.st_size)
         mtimes_ns.append(-1 if status is None else status.st_mtime_ns)
     return sizes, mtimes_ns
+
+
+def _is_as_before(row: FileRow, task: _Task) -> bool:
+    """Whether files are those of the row, by size and time or by size and content."""
+    if (row.sizes, row.mtimes_ns) == (task.sizes, task.mtimes_ns):
+        return True
+    return row.sizes == task.sizes and row.sha256 is not None and row.sha256 == _content(task.entry)
 
 
 def _content(entry: Entry) -> str | None:

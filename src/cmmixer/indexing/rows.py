@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,8 +27,11 @@ FILES_SCHEMA = pa.schema(
         pa.field("limit_seconds", pa.float64(), nullable=False),
         pa.field("moments", pa.int64(), nullable=False),
         pa.field("batch", pa.string()),
+        pa.field("extra", pa.string()),
     ]
 )
+# An index of before has no `extra`: it is read as it is, and gets the column from the next writer.
+FILES_SCHEMA_BEFORE = pa.schema([entry for entry in FILES_SCHEMA if entry.name != "extra"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,7 @@ class FileRow:
         limit_seconds: time it was given; one that ran out of it is tried again with more.
         moments: how many moments it has.
         batch: key of its moments.
+        extra: the manifest's other columns, as `extra_text` writes them; `metadata` reads them.
     """
 
     name: str
@@ -60,6 +68,37 @@ class FileRow:
     limit_seconds: float
     moments: int
     batch: str | None
+    extra: str | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The manifest's other columns."""
+        return {} if self.extra is None else dict(json.loads(self.extra))
+
+
+def extra_text(extra: Mapping[str, Any]) -> str | None:
+    """A manifest's other columns as one JSON object, in order of their names, without empty cells; None
+    where all are.
+
+    What JSON or UTF-8 have no sign for is left out: infinite numbers, and halves of characters (as `?`).
+    """
+    given = {str(name): value for name, value in extra.items() if not (_is_empty(name) or _is_empty(value))}
+    if not given:
+        return None
+    text = json.dumps(_finite(given), ensure_ascii=False, sort_keys=True)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def moments_schema(embed_dim: int, frames: int) -> pa.Schema:

@@ -19,7 +19,8 @@ from cmmixer.indexing import MomentIndex
 from cmmixer.searching.asking import Asking
 
 _FIRST_CANDIDATES = 64
-_FEW_BATCHES = 1000
+# So many keys are looked for by the database; a list of more is slower than leaving out the rest afterwards.
+FEW_BATCHES = 1000
 # Moments count as touching when the gap between them is only rounding.
 _TOUCH_SECONDS = 0.05
 
@@ -77,8 +78,7 @@ def best_moments(
     vectors_QE = np.stack([moment.vector_E for moment in asking])
     everything = library.count()
     limit = max(_FIRST_CANDIDATES, 8 * k, top)
-    # A few keys are looked for by the database; a list of many would be slower than leaving out the rest afterwards.
-    few = batches if batches is not None and len(batches) <= _FEW_BATCHES else None
+    few = batches if batches is not None and len(batches) <= FEW_BATCHES else None
     # An approximate index gives fewer than it was asked for though there are more.
     approximate = not exact and few is None and library.plan(target) is not None
     while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from cmmixer.indexing import MomentIndex
 from cmmixer.searching.asking import Asking
-from cmmixer.searching.hits import found_in
+from cmmixer.searching.hits import FEW_BATCHES, found_in
 
 # So many finds of a moment are looked at for one that goes on.
 _CANDIDATES = 64
@@ -69,7 +69,14 @@ class _Open:
         self.offset_seconds = row["start_seconds"] - start
 
 
-def timeline(library: MomentIndex, asking: Sequence[Asking], target: str, *, exact: bool = False) -> list[Match]:
+def timeline(
+    library: MomentIndex,
+    asking: Sequence[Asking],
+    target: str,
+    *,
+    batches: Collection[str] | None = None,
+    exact: bool = False,
+) -> list[Match]:
     """The best moment of the library for every moment of the query; those that go on in the same file are one stretch.
 
     A moment stands for the time from its start to the next one's. Two neighbours go on when their finds lie as far apart
@@ -80,12 +87,14 @@ def timeline(library: MomentIndex, asking: Sequence[Asking], target: str, *, exa
         library: where to search.
         asking: moments of the query.
         target: `audio`, `video` or `film`.
+        batches: only moments with these keys (`FileRow.batch`); None: all. Where they leave out all that is near to a moment
+            of the query, nothing goes with it.
         exact: look at every moment, in an optimised index too.
     """
     in_order = sorted(asking, key=lambda moment: (moment.span.start_seconds, moment.span.end_seconds))
     if not in_order:
         return []
-    candidates = _candidates(library, in_order, target, exact)
+    candidates = _candidates(library, in_order, target, batches, exact)
     matches: list[Match] = []
     current: _Open | None = None
     for place, (moment, rows) in enumerate(zip(in_order, candidates, strict=True)):
@@ -111,12 +120,16 @@ def _file(row: dict[str, Any]) -> tuple[str, str | None]:
     return row["path"], row["audio_path"]
 
 
-def _candidates(library: MomentIndex, asking: Sequence[Asking], target: str, exact: bool) -> list[list[dict[str, Any]]]:
-    """Each moment's rows that a file of the library still names, best first."""
-    rows = library.nearest(np.stack([moment.vector_E for moment in asking]), target, _CANDIDATES, exact=exact)
+def _candidates(
+    library: MomentIndex, asking: Sequence[Asking], target: str, batches: Collection[str] | None, exact: bool
+) -> list[list[dict[str, Any]]]:
+    """Each moment's rows that count and that a file of the library still names, best first."""
+    vectors_QE = np.stack([moment.vector_E for moment in asking])
+    few = batches if batches is not None and len(batches) <= FEW_BATCHES else None
+    rows = library.nearest(vectors_QE, target, _CANDIDATES, batches=few, exact=exact)
     named = library.named(row["batch"] for row in rows)
     candidates: list[list[dict[str, Any]]] = [[] for _ in asking]
     for row in sorted(rows, key=lambda row: (-row["score"], row["id"])):
-        if row["batch"] in named:
+        if row["batch"] in named and (batches is None or row["batch"] in batches):
             candidates[row["query"]].append(row)
     return candidates

@@ -95,6 +95,7 @@ class Client:
         start_seconds: float | None = None,
         target: schema.Sense | None = None,
         by: schema.Sense | None = None,
+        timeline: bool = False,
         limit: int = 24,
         offset: int = 0,
         **filters: Any,
@@ -107,6 +108,7 @@ class Client:
             start_seconds: only the moment that begins nearest to this second.
             target: what to find; default: the sense that the query lacks, or audio.
             by: what of the query to find it by.
+            timeline: also tell which stretch of the query goes with what.
             limit, offset: which page.
             **filters: fields of `schema.Filters`.
         """
@@ -115,7 +117,7 @@ class Client:
             schema.SearchPage,
             "GET",
             "/search",
-            params={**_given(wanted), **_given(filters), "limit": limit, "offset": offset},
+            params={**_given(wanted), **_given(filters), "timeline": timeline, "limit": limit, "offset": offset},
         )
 
     # ---------------------------------------------------------------------------------------------------- library

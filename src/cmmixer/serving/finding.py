@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cmmixer.embedding import Moment
-from cmmixer.searching import Asking, asking_with, best_moments, senses
+from cmmixer.searching import Asking, asking_with, best_moments, senses, timeline
 from cmmixer.serving import schema
 from cmmixer.serving.library import Entry, Snapshot
 from cmmixer.serving.problems import ProblemError
@@ -65,6 +65,7 @@ def find(library: Snapshot, queries: Queries, wanted: schema.SearchQuery, prefix
             "offset": wanted.offset,
             "next_offset": last if len(rows) > last else None,
             "moments_searched": library.index.count(),
+            "timeline": _stretches(library, asking, target, batches, prefix) if wanted.timeline else None,
             "took_seconds": round(time.perf_counter() - began, 4),
         }
     )
@@ -119,12 +120,48 @@ def _hit(
     library: Snapshot, rank: int, row: dict[str, Any], target: str, asking: list[Asking], prefix: str
 ) -> schema.Hit:
     entry, span = library.by_batch[row["batch"]], asking[row["query"]].span
-    sense = "audio" if target == "audio" else "video"
     return schema.Hit(
         rank=rank,
         item=entry.item(),
         moment=schema.Moment(start_seconds=row["start_seconds"], end_seconds=row["end_seconds"]),
         query_moment=schema.Moment(start_seconds=span.start_seconds, end_seconds=span.end_seconds),
         score=round(row["score"], 5),
-        media=f"{prefix}/items/{entry.id}/media?sense={sense}",
+        media=_media(entry, target, prefix),
     )
+
+
+def _stretches(
+    library: Snapshot, asking: list[Asking], target: str, batches: set[str] | None, prefix: str
+) -> list[schema.Stretch]:
+    """What goes with which stretch of the query, in its order."""
+    there: dict[str, list[Entry]] = {}
+    for entry in library.entries.values():
+        if batches is None or entry.batch in batches:
+            there.setdefault(_file(entry, target), []).append(entry)
+    stretches = []
+    for match in timeline(library.index, asking, target, batches=batches) if there else []:
+        # Rows of a manifest may be stretches of one file. What another process has just added is not known here yet.
+        in_it = (e for e in there.get(match.path, []) if e.start_seconds <= match.start_seconds < e.end_seconds)
+        if (found := next(in_it, None)) is not None:
+            stretches.append(
+                schema.Stretch(
+                    item=found.item(),
+                    moment=schema.Moment(start_seconds=match.start_seconds, end_seconds=match.end_seconds),
+                    query_moment=schema.Moment(
+                        start_seconds=match.query_start_seconds, end_seconds=match.query_end_seconds
+                    ),
+                    score=round(match.score, 5),
+                    media=_media(found, target, prefix),
+                )
+            )
+    return stretches
+
+
+def _file(entry: Entry, target: str) -> str:
+    """The file that holds what is searched for, as the index calls it."""
+    own_sound = entry.row.audio_path if target == "audio" else None
+    return own_sound or entry.row.path
+
+
+def _media(entry: Entry, target: str, prefix: str) -> str:
+    return f"{prefix}/items/{entry.id}/media?sense={'audio' if target == 'audio' else 'video'}"

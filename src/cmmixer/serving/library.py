@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 import threading
@@ -18,7 +19,7 @@ from cmmixer.data.manifest import SOUND_ENDINGS
 from cmmixer.indexing import FileRow, MomentIndex
 from cmmixer.searching import on_disk
 from cmmixer.serving.problems import ProblemError
-from cmmixer.serving.schema import Facet, Filters, Folder, Item, ItemDetail, Moment, Text
+from cmmixer.serving.schema import Column, Facet, Filters, Folder, Item, ItemDetail, Moment, Text
 
 # Another process may index too; its commits show after this long.
 _LOOK_AGAIN_SECONDS = 1.0
@@ -67,6 +68,17 @@ class Entry:
         """Its folder: the name of the data's folder, then what lies below it."""
         return str(PurePosixPath(_root_folder(self.row).name, PurePosixPath(self.name).parent))
 
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The manifest's other columns."""
+        return self.row.metadata
+
+    @cached_property
+    def columns(self) -> dict[str, Any]:
+        """What may be seen and filtered by: the manifest's columns, and the index's but those that name places."""
+        own = {name: value for name, value in asdict(self.row).items() if name not in _INNER}
+        return {**self.metadata, **own}
+
     @property
     def folder_ids(self) -> Iterator[str]:
         """Ids of its folder and of all above it inside the data."""
@@ -105,7 +117,7 @@ class Entry:
     def detail(self, moments: list[dict[str, Any]]) -> ItemDetail:
         """With its moments and columns."""
         spans = [Moment(start_seconds=row["start_seconds"], end_seconds=row["end_seconds"]) for row in moments]
-        columns = {name: value for name, value in columns_of(self.row).items() if value is not None}
+        columns = {name: value for name, value in self.columns.items() if value is not None}
         return ItemDetail(
             **self._values(),
             has_picture=any(row["video"] is not None for row in moments),
@@ -124,6 +136,7 @@ class Entry:
             "kind": self.kind,
             "label": self.row.label,
             "source": self.row.source,
+            "metadata": self.metadata,
             "duration_seconds": round(self.duration_seconds, 3),
             "moments": self.row.moments,
             "missing": on_disk(self.row.path) is None,
@@ -144,13 +157,10 @@ _INNER = frozenset(
         "message",
         "limit_seconds",
         "status",
+        "extra",
     )
 )
-
-
-def columns_of(row: FileRow) -> dict[str, Any]:
-    """What of a row may be seen and filtered by: every column but those that name places on this machine."""
-    return {name: value for name, value in asdict(row).items() if name not in _INNER}
+_OWN = frozenset(FileRow.__dataclass_fields__) - _INNER
 
 
 def _root_folder(row: FileRow) -> Path:
@@ -210,20 +220,32 @@ class Snapshot:
         Raises:
             ProblemError: a column that the index does not have.
         """
-        where = [clause.split(":", 1) for clause in filters.where]
-        unknown = sorted({column for column, _ in where} - set(self.columns))
-        if unknown:
-            raise ProblemError(
-                "bad-request", f"where: got {', '.join(unknown)}, expected one of {', '.join(self.columns)}"
-            )
+        where = [self._clause(clause) for clause in filters.where]
         labels, text = set(filters.label), (filters.text or "").casefold()
         return [entry for entry in self.entries.values() if _holds(entry, filters, labels, text, where)]
 
+    def _clause(self, clause: str) -> tuple[str, str]:
+        """A column and its value; a column's name may hold colons too."""
+        column = max((name for name in self.columns if clause.startswith(f"{name}:")), key=len, default=None)
+        if column is None:
+            got, known = clause.partition(":")[0], ", ".join(self.columns)
+            raise ProblemError("bad-request", f"where: got {got}, expected one of {known}")
+        return column, clause[len(column) + 1 :]
+
     @cached_property
     def columns(self) -> list[str]:
-        """Columns that can be filtered by."""
-        names = [name for name in FileRow.__dataclass_fields__ if name not in _INNER]
-        return sorted(names)
+        """Columns that can be filtered by: those of the index, and those of the manifests it was made from."""
+        return sorted(_OWN.union(*(entry.metadata for entry in self.entries.values())))
+
+    @cached_property
+    def metadata(self) -> list[Column]:
+        """The manifests' columns with their most frequent values."""
+        counts: dict[str, Counter[str]] = {}
+        for entry in self.entries.values():
+            for name, value in entry.metadata.items():
+                if name not in _OWN:
+                    counts.setdefault(name, Counter()).update(_texts(value))
+        return [Column(name=name, values=_facets(counts[name])) for name in sorted(counts)]
 
     @cached_property
     def folders(self) -> list[Folder]:
@@ -241,18 +263,31 @@ class Snapshot:
     def labels(self) -> list[Facet]:
         """The most frequent labels."""
         counts = Counter(entry.row.label for entry in self.entries.values() if entry.row.label is not None)
-        return [Facet(value=value, items=count) for value, count in sorted(counts.most_common(_MOST_FACETS))]
+        return _facets(counts)
 
 
-def _holds(entry: Entry, filters: Filters, labels: set[Text], text: str, where: list[list[str]]) -> bool:
-    row, columns = entry.row, columns_of(entry.row) if where else {}
+def _facets(counts: Counter[str]) -> list[Facet]:
+    return [Facet(value=value, items=count) for value, count in sorted(counts.most_common(_MOST_FACETS))]
+
+
+def _texts(value: object) -> set[str]:
+    """What a value is called in a filter: text as it is, all else as JSON writes it; of a list, each of its values."""
+    if isinstance(value, list):
+        return set().union(*(_texts(inner) for inner in value))
+    if value is None:
+        return {""}
+    return {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+
+
+def _holds(entry: Entry, filters: Filters, labels: set[Text], text: str, where: list[tuple[str, str]]) -> bool:
+    row = entry.row
     return (
         (filters.kind is None or entry.kind == filters.kind)
         and (not labels or row.label in labels)
         and (filters.min_seconds is None or entry.duration_seconds >= filters.min_seconds)
         and (filters.max_seconds is None or entry.duration_seconds <= filters.max_seconds)
         and (not text or any(text in (told or "").casefold() for told in (entry.name, row.label, row.source)))
-        and all(str(columns[column]) == value for column, value in where)
+        and all(value in _texts(entry.columns.get(column)) for column, value in where)
         and (filters.folder is None or filters.folder in entry.folder_ids)
     )
 

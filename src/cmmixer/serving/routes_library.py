@@ -47,6 +47,7 @@ def router(service: Service) -> APIRouter:
             folders=snapshot.folders,
             labels=snapshot.labels,
             columns=snapshot.columns,
+            metadata=snapshot.metadata,
         )
 
     @routes.get("/items", summary="Files of the library, filtered and sorted", responses=responses())

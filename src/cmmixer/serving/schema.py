@@ -25,6 +25,7 @@ _ITEM: JsonDict = {
     "kind": "film",
     "label": "gull",
     "source": "harbour/gulls",
+    "metadata": {"camera": "B", "licence": "CC0"},
     "duration_seconds": 9.6,
     "moments": 4,
     "missing": False,
@@ -78,11 +79,13 @@ class Filters(_Value):
     text: Text | None = Field(
         None, description="only files whose name, label or source holds this text; case is ignored"
     )
-    where: list[Annotated[str, StringConstraints(max_length=400, pattern=r"^[a-z_]+:[^\x00]*$")]] = Field(
+    where: list[Annotated[str, StringConstraints(max_length=400, pattern=r"^[^:\x00][^\x00]*:[^\x00]*$")]] = Field(
         [],
         max_length=20,
-        description="`column:value`; only files whose column of the index has this value",
-        examples=[["source:harbour/gulls"]],
+        description="`column:value`; only files whose column has this value: a column of the index, or any other of "
+        "the manifest that the file came from; what is no text as JSON writes it, of a list one of its values, "
+        "nothing for files without one",
+        examples=[["source:harbour/gulls", "camera:B"]],
     )
 
 
@@ -100,6 +103,7 @@ class SearchQuery(Filters):
     by: Sense | None = Field(
         None, description="what of the query to find it by; default: the other sense, or film for film"
     )
+    timeline: bool = Field(False, description="also tell which stretch of the query goes with what, in its order")
     limit: int = Field(24, ge=1, le=200, description="hits of a page")
     offset: int = Field(0, ge=0, le=2000, description="hits to pass over")
 
@@ -131,6 +135,7 @@ class Item(_Value):
     kind: Kind
     label: str | None
     source: str
+    metadata: dict[str, Any] = Field({}, description="the manifest's other columns")
     duration_seconds: float
     moments: int
     missing: bool = Field(description="whether the file has gone from where it was indexed")
@@ -176,6 +181,13 @@ class Facet(_Value):
     items: int
 
 
+class Column(_Value):
+    """A column of the manifests that the library was made from, with its most frequent values."""
+
+    name: str
+    values: list[Facet]
+
+
 class Library(_Value):
     """What the library holds, and what it can be filtered by."""
 
@@ -191,6 +203,7 @@ class Library(_Value):
     folders: list[Folder]
     labels: list[Facet]
     columns: list[str] = Field(description="columns that `where` takes")
+    metadata: list[Column] = Field([], description="those of them that came with manifests, and what is in them")
 
 
 class Query(_Value):
@@ -213,6 +226,16 @@ class Hit(_Value):
     moment: Moment
     query_moment: Moment = Field(description="the moment of the query that it goes with")
     score: float = Field(description="cosine similarity, at most 1")
+    media: str = Field(description="address of the file, or of the file of its sound")
+
+
+class Stretch(_Value):
+    """A stretch of the query and the stretch of a file of the library that goes with it best."""
+
+    item: Item
+    moment: Moment
+    query_moment: Moment = Field(description="the stretch of the query; stretches do not overlap")
+    score: float = Field(description="mean cosine similarity over the moments of the stretch")
     media: str = Field(description="address of the file, or of the file of its sound")
 
 
@@ -252,6 +275,7 @@ class SearchPage(_Value):
     next_offset: int | None = Field(description="where the next page begins; null: there is none")
     moments_searched: int
     took_seconds: float
+    timeline: list[Stretch] | None = Field(None, description="by the query's time; null: not asked for")
 
 
 class Peaks(_Value):

@@ -8,11 +8,14 @@ import { Kept } from "./kept.js";
 import { LibraryView } from "./library.js";
 import { Results, thumb } from "./results.js";
 import { Stage } from "./stage.js";
+import { Timeline } from "./timeline.js";
 import { repaint } from "./waveform.js";
 
 const FOUND_BY = { audio: "video", video: "audio", film: "film" };
 const WORDS = { audio: ["sound", "sounds"], video: ["picture", "pictures"], film: ["film", "films"] };
 const SUGGESTED = 6;
+// A shorter query is told well enough by its finds.
+const MOST_WITHOUT_TIMELINE = 2;
 
 const stage = new Stage();
 const kept = new Kept();
@@ -24,6 +27,7 @@ const results = new Results(find("hits"), {
   keep: (hit) => kept.toggle(hit, stage.asked, results.target),
   isKept: (hit) => kept.has(hit),
 });
+const timeline = new Timeline((stretch) => play(stretch));
 const folders = new FoldersDialog(() => refresh());
 
 let shown = { key: "" };
@@ -35,6 +39,7 @@ let travelling = null;
 
 function play(hit) {
   results.loaded(hit);
+  timeline.loaded(hit);
   stage.lay(hit, results.target);
 }
 
@@ -48,11 +53,11 @@ async function askedOf({ query, item, start }) {
   const at = start === undefined ? {} : { start: Number(start) };
   if (query) {
     const found = await ask(`/queries/${encodeURIComponent(query)}`);
-    const asked = { kind: "query", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, ...at };
+    const asked = { kind: "query", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, moments: found.moments, ...at };
     return { ...asked, url: Stage.url(asked) };
   }
   const found = await ask(`/items/${encodeURIComponent(item)}`);
-  const asked = { kind: "item", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, ...at };
+  const asked = { kind: "item", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, moments: found.moments, ...at };
   return { ...asked, url: Stage.url(asked) };
 }
 
@@ -76,6 +81,7 @@ async function openSearch(values) {
   find("finds-title").textContent = "Looking…";
   find("hits").replaceChildren();
   find("more-hits").hidden = true;
+  timeline.show(null);
   showProblem(find("finds-problem"), null);
   try {
     const asked = await askedOf(values);
@@ -98,11 +104,13 @@ async function search(offset = 0) {
   if (!asked) return;
   const mine = ++turn;
   const target = chosen("for");
+  const long = offset === 0 && asked.start === undefined && asked.moments > MOST_WITHOUT_TIMELINE;
   try {
-    const page = await ask(`/search${params({ [asked.kind]: asked.id, start_seconds: asked.start, for: target, by: chosen("by"), limit: 24, offset, ...filters.values })}`);
+    const page = await ask(`/search${params({ [asked.kind]: asked.id, start_seconds: asked.start, for: target, by: chosen("by"), limit: 24, offset, timeline: long || undefined, ...filters.values })}`);
     if (mine !== turn) return;
     showProblem(find("finds-problem"), null);
     results.show(page, target, { more: offset > 0 });
+    if (offset === 0) timeline.show(page.timeline, asked.duration, target);
     next = page.next_offset;
     find("more-hits").hidden = next === null;
     const [one, many] = WORDS[target];
@@ -117,6 +125,7 @@ async function search(offset = 0) {
     find("finds-title").textContent = "Nothing to show";
     find("hits").replaceChildren();
     find("more-hits").hidden = true;
+    timeline.show(null);
     showProblem(find("finds-problem"), problem);
   }
 }
