@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FileChooser, Page, expect, sync_playwright
 
 from cmmixer.config import ServeSettings
 from cmmixer.media.decode import Film
@@ -265,6 +265,9 @@ def test_a_strip_tells_which_part_goes_with_what(page: Page, cut: Path, tmp_path
 
 
 def test_by_keyboard_alone(page: Page, cut: Path) -> None:
+    # Listened for from the start: the browser is told so beside the keys, and may hear of it after them.
+    choosers: list[FileChooser] = []
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     for _ in range(12):
@@ -273,9 +276,12 @@ def test_by_keyboard_alone(page: Page, cut: Path) -> None:
             break
     else:
         pytest.fail("the file cannot be reached with Tab")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(cut)
+    page.keyboard.press("Enter")
+    deadline = time.monotonic() + SECONDS_MS / 1000
+    while not choosers and time.monotonic() < deadline:
+        page.wait_for_timeout(50)
+    assert len(choosers) == 1
+    choosers[0].set_files(cut)
     hits = page.locator(".hit")
     expect(hits.first).to_be_visible()
     page.keyboard.press("ArrowDown")

@@ -225,7 +225,8 @@ function listen() {
   document.addEventListener("keydown", key);
   for (const id of ["pick", "pick-again"]) {
     find(id).addEventListener("change", (event) => { send(event.target.files[0]); event.target.value = ""; });
-    find(id).addEventListener("keydown", (event) => { if (event.key === "Enter") event.target.click(); });
+    // Chromium opens a chooser of its own for Enter, other browsers do not: one of the two, always ours.
+    find(id).addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); event.target.click(); } });
   }
   find("upload-cancel").addEventListener("click", () => travelling?.cancel());
   find("more-hits").addEventListener("click", () => search(next));
