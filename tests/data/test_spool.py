@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cmmixer.config import ClipSettings
+from cmmixer.data import spool as spool_module
 from cmmixer.data.manifest import read_manifest
+from cmmixer.data.moments import Cut, Piece, decode_piece
 from cmmixer.data.spool import SpooledClips, spool_clips
 from cmmixer.errors import DataError
 from cmmixer.media.decode import read_clip
@@ -85,3 +87,26 @@ def test_nothing_that_can_be_used_is_an_error(tmp_path: Path) -> None:
     film(tmp_path / "films" / "a.mp4", [RED], sound=None)
     with pytest.raises(DataError, match="no file gives a clip; 1 file left out: 1 without sound"):
         spool(tmp_path / "films", picture=False)
+
+
+def test_clips_stand_in_the_order_of_their_files_however_pieces_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        film(tmp_path / "films" / f"{name}.mp4", [RED, GREEN, BLUE])
+    whole = spool(tmp_path / "films")
+    pictures = [np.array(whole[row].frames.pixels_THWC) for row in range(6)]  # type: ignore[union-attr]
+    # Pieces of one moment, the last first; into the same files.
+    entries = read_manifest(tmp_path / "films")
+    cut = Cut(CLIP, 1.0, even=3)
+    monkeypatch.setattr(Cut, "piece_moments", property(lambda self: 1))
+    pieces = [Piece(number, entry, first) for number, entry in enumerate(entries) for first in range(3)]
+    backwards = [(piece, decode_piece(piece, cut)) for piece in reversed(pieces)]
+    monkeypatch.setattr(spool_module, "decode_films", lambda *arguments, **options: iter(backwards))
+    again = spool(tmp_path / "films")
+    assert again.ids == whole.ids
+    assert again.files_R.tolist() == whole.files_R.tolist() == [0, 0, 0, 1, 1, 1]
+    for row in range(6):
+        got = again[row].frames
+        assert got is not None
+        np.testing.assert_array_equal(got.pixels_THWC, pictures[row])

@@ -147,7 +147,7 @@ def spool_clips(
     skips = _skips(entries, rows, faults)
     if not rows:
         raise DataError(f"no file gives a clip; {skips.summary}")
-    return SpooledClips(
+    clips = SpooledClips(
         clip,
         [span for _, span, _, _ in rows],
         # Numbered, for a file may be listed twice, with other labels.
@@ -159,6 +159,9 @@ def spool_clips(
         np.memmap(folder / "samples", np.int16, "r", shape=(len(rows), *shapes["samples"])),
         skips,
     )
+    # The further pieces of long films come when there is room for them; training that goes on needs the same order again.
+    order = sorted(range(len(rows)), key=lambda row: (rows[row][0], rows[row][1].start_seconds))
+    return clips.rows(np.array(order))
 
 
 def _moment(piece: DecodedPiece, place: int, values_U: NDArray[Any] | None) -> NDArray[Any] | None:

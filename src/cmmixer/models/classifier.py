@@ -69,6 +69,16 @@ class Classifier(nn.Module):
         self.mean_SD.copy_(mean_SD)
         self.spread_SD.copy_(spread_SD)
 
+    def pictures(self, pixels_BTCHW: Tensor, windows_BTN: Tensor) -> list[Tensor]:
+        """Decoded clips -> standardised pictures [B, T, 3, H, W] of each sense; what belongs to none is not looked at.
+
+        Args:
+            pixels_BTCHW: uint8 frames.
+            windows_BTN: int16 sound windows.
+        """
+        decoded = {"video": (self.frontend.video, pixels_BTCHW), "audio": (self.frontend.audio, windows_BTN)}
+        return [prepare(values) for prepare, values in (decoded[sense] for sense in self.senses)]
+
     def features(self, pictures: Sequence[Tensor]) -> Tensor:
         """Standardised pictures [B, T, 3, H, W] of each sense -> float32 [B, S, D], as the towers give them."""
         found = [
@@ -90,16 +100,8 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def classify(self, pixels_BTCHW: Tensor, windows_BTN: Tensor, keep_BS: Tensor) -> Tensor:
-        """Decoded clips -> logits [B, K]; what belongs to no sense of this classifier is not looked at.
-
-        Args:
-            pixels_BTCHW: uint8 frames.
-            windows_BTN: int16 sound windows.
-            keep_BS: as of `forward`.
-        """
-        decoded = {"video": (self.frontend.video, pixels_BTCHW), "audio": (self.frontend.audio, windows_BTN)}
-        pictures = [prepare(values) for prepare, values in (decoded[sense] for sense in self.senses)]
-        logits_BK: Tensor = self(pictures, keep_BS)
+        """Decoded clips, as of `pictures`, -> logits [B, K]; `keep_BS` as of `forward`."""
+        logits_BK: Tensor = self(self.pictures(pixels_BTCHW, windows_BTN), keep_BS)
         return logits_BK
 
     def _encoder(self, sense: str) -> StripEncoder:

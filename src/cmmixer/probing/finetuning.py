@@ -32,6 +32,7 @@ from cmmixer.probing.classify import regression
 from cmmixer.probing.labelled import Labelled
 from cmmixer.progress import Progress
 from cmmixer.train.classify import ClassifyTask
+from cmmixer.train.continuing import goes_on
 from cmmixer.train.loop import fit
 from cmmixer.train.processes import make_fabric
 from cmmixer.train.result import describe_data
@@ -159,11 +160,9 @@ class Finetuning:
 
     @torch.no_grad()
     def _features(self, network: Classifier, clips: SpooledClips) -> NDArray[np.float64]:
-        def features(pixels: Tensor, windows: Tensor, _: Tensor) -> Tensor:
-            decoded = {"video": (network.frontend.video, pixels), "audio": (network.frontend.audio, windows)}
-            return network.features([make(values) for make, values in (decoded[sense] for sense in self.senses)])
-
-        return self._of_all(network, clips, features)
+        return self._of_all(
+            network, clips, lambda pixels, windows, _: network.features(network.pictures(pixels, windows))
+        )
 
     def _tested(self, network: Classifier, test: NDArray[np.int64]) -> tuple[list[int], NDArray[np.float64]]:
         """Files of the clips and their scores: probabilities averaged over a file's clips."""
@@ -210,7 +209,7 @@ def _refuse_other(out: Path, card: Card, training: TrainingSettings) -> None:
     Raises:
         CheckpointError: says what differs.
     """
-    if training.overwrite or not (out / "latest").exists():
+    if not goes_on(training):
         return
     there = checkpoint.load_card(out, "classifier")
     free = {"workers", "bootstrap", "data", "model", "overwrite", "out", "device", "file_seconds"}
