@@ -31,6 +31,7 @@ class SynthesizeSettings:
         seed: films of different seeds share nothing
         difficulty: easy, medium or hard
         twins: films 2k and 2k + 1 are the same but for their timing
+        twin_ahead_seconds: all that happens in a second twin happens so much earlier; left out, its timing is drawn anew
         seconds: length of a film
         size: pixels of a side
         fps: frames per second
@@ -42,6 +43,7 @@ class SynthesizeSettings:
     seed: int = 0
     difficulty: str = "easy"
     twins: bool = False
+    twin_ahead_seconds: float | None = None
     seconds: float = 4.0
     size: int = 96
     fps: float = 12.5
@@ -55,6 +57,10 @@ class SynthesizeSettings:
         within("seconds", self.seconds, 0.5, 600.0)
         within("size", self.size, 16, 2048)
         within("fps", self.fps, 1.0, 120.0)
+        if self.twin_ahead_seconds is not None:
+            within("twin_ahead_seconds", self.twin_ahead_seconds, 0.0, 60.0, open_low=True)
+            if not self.twins:
+                raise SettingsError("twin_ahead_seconds: got a value without twins; give --twins too")
 
 
 @dataclass(frozen=True, kw_only=True)
