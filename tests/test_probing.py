@@ -302,7 +302,9 @@ def test_files_shorter_than_a_clip_are_refused_before_anything_is_learnt(
 
     monkeypatch.setattr(moments_module, "decode_piece", decoded)
     data, run = sounds_of(tmp_path, short=2), untrained_run(tmp_path / "run", SMALL)
-    settings = ProbeSettings(model=str(run), data=str(data), task="audio", mode=mode, out=str(tmp_path / "out"), folds=2)
+    settings = ProbeSettings(
+        model=str(run), data=str(data), task="audio", mode=mode, out=str(tmp_path / "out"), folds=2
+    )
     told = (
         r"manifest.csv: 6 of 24 files are shorter than a clip of this model, 1 s, such as red0.wav \(0.50 s; all of them 0.50 to "
         r"0.50 s\); --short use takes each as one clip of its own length, --short skip leaves them out, or probe a model of shorter clips"
@@ -314,13 +316,22 @@ def test_files_shorter_than_a_clip_are_refused_before_anything_is_learnt(
 
 def test_short_files_are_used_or_left_out_on_request_and_long_ones_are_no_matter(tmp_path: Path) -> None:
     data, run = sounds_of(tmp_path, short=2), untrained_run(tmp_path / "run", SMALL)
-    options: dict[str, Any] = {"model": str(run), "data": str(data), "task": "audio", "folds": 2, "workers": 1, "bootstrap": 10}
+    options: dict[str, Any] = {
+        "model": str(run),
+        "data": str(data),
+        "task": "audio",
+        "folds": 2,
+        "workers": 1,
+        "bootstrap": 10,
+    }
     used = probe(ProbeSettings(**options, short="use", out=str(tmp_path / "used"))).result
     assert (used["files"], used["short"], used["skipped"]) == (24, 6, 0)
     kept = probe(ProbeSettings(**options, short="skip", out=str(tmp_path / "kept"))).result
     assert (kept["files"], kept["short"], kept["skipped"]) == (18, 0, 6)
     listed = json.loads((tmp_path / "kept" / "skipped.json").read_text())["files"]
-    assert {(skip["reason"], skip["message"]) for skip in listed} == {("too-short", "it lasts 0.50 s, a clip takes 1 s")}
+    assert {(skip["reason"], skip["message"]) for skip in listed} == {
+        ("too-short", "it lasts 0.50 s, a clip takes 1 s")
+    }
     assert probe(ProbeSettings(**{**options, "data": str(sounds_of(tmp_path / "long", short=0))})).result["short"] == 0
 
 

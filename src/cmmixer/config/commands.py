@@ -60,7 +60,9 @@ class SynthesizeSettings:
         if self.twin_ahead_seconds is not None:
             within("twin_ahead_seconds", self.twin_ahead_seconds, 0.0, 60.0, open_low=True)
             if not self.twins:
-                raise SettingsError("twin_ahead_seconds: got a value without twins; give --twins too")
+                raise SettingsError(
+                    f"--twin_ahead_seconds: got {self.twin_ahead_seconds} without --twins, which it is about; give both"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +161,13 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         loss: infonce (symmetric, learnable temperature) or nt_xent (over 2N samples, the published variant)
         temperature: where the temperature starts; nt_xent keeps it
         mask_ratio: part of the tokens dropped while fine-tuning; a strong mask is known to ruin retrieval
-        sequence_weight: part of the loss that contrasts frames in their order instead of whole clips, so that
-            `--rerank sequence` has learnt what it compares
+        frames_apart: each frame and each sound window goes through the towers by itself, instead of all of them as one strip; a
+            clip's vector is then blind to their order, which `--rerank sequence` looks at
+        frame_weight: part of the loss that contrasts each frame with all sound windows of the batch, those of its own clip's
+            other instants included, instead of whole clips
+        sequence_weight: part of the loss that contrasts frames in their order instead of whole clips
         pair_mix_prob: probability that a clip's frames, picture and sound alike, come from several clips of the batch; default:
-            1 with fewer than 500 clips, else 0
+            1 with fewer than 500 clips and without `frame_weight`, else 0
         epochs: how many times every clip is seen
         batch_size: clips per process and step
         warmup_epochs: epochs of linear warm-up from 0; fractions are fine
@@ -177,6 +182,8 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
     loss: str = "infonce"
     temperature: float = 0.07
     mask_ratio: float = 0.0
+    frames_apart: bool = False
+    frame_weight: float = 0.0
     sequence_weight: float = 0.0
     pair_mix_prob: float | None = None
     epochs: int = 30
@@ -196,6 +203,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         within("temperature", self.temperature, 0.0, float("inf"), open_low=True)
         within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
         within("sequence_weight", self.sequence_weight, 0.0, 1.0)
+        within("frame_weight", self.frame_weight, 0.0, 1.0 - self.sequence_weight)
         if self.pair_mix_prob is not None:
             within("pair_mix_prob", self.pair_mix_prob, 0.0, 1.0)
 
