@@ -99,8 +99,13 @@ def document(result: dict[str, Any]) -> str:
     lines += [
         "",
         "What comes back is near the middle of all films, at this little training: nearer to a covered sound than the picture over it was, and no better than the mix where the",
-        "sound was visible. The real films are far from anything it has learnt from. Their pictures are not ours to publish; the command above leaves their sheets and sounds",
-        "in `runs/inspection/real/inspect.html`.",
+        "sound was visible. The real films are far from anything it has learnt from. Their pictures are not ours to publish. Their sheets, sounds and figures are made by",
+        "",
+        "```sh",
+        "python -m benchmarks.inspection --run runs/quickstart/pretrain --films ../shared/data/films/manifest.csv",
+        "```",
+        "",
+        "which takes 4 s of one film of each label from a manifest with the columns `path` and `label`, and leaves them in `runs/inspection/real/inspect.html`.",
         "",
         f"{cores} cores, GPU: {result['machine']['cuda']}, torch {result['machine']['torch']}; {date}.",
     ]

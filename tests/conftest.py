@@ -43,6 +43,7 @@ def untrained_run(
     model: ModelSettings | None = None,
     embed_dim: int = 16,
     mel_mean: float = -50.0,
+    frames_apart: bool = False,
 ) -> Path:
     """A retriever that has learnt nothing, as the folder of a run."""
     card = checkpoint.Card(
@@ -50,7 +51,7 @@ def untrained_run(
         model=model or preset("nano").model,
         clip=clip,
         statistics=Statistics((0.4, 0.4, 0.4), (0.2, 0.2, 0.2), mel_mean, 20.0, clips=1),
-        options={"embed_dim": embed_dim},
+        options={"embed_dim": embed_dim, "frames_apart": frames_apart},
         settings={},
     )
     checkpoint.save(folder, card, checkpoint.build(card).state_dict(), {}, {}, keep=1)

@@ -66,6 +66,19 @@ def test_the_same_vectors_for_any_batch(run: Path, exported: Path, sense: str, b
     assert np.ptp(wanted.clip_BE.numpy(), axis=1).min() > 0.1
 
 
+def test_towers_that_see_frames_apart_give_the_same_vectors_too(tmp_path: Path) -> None:
+    run = untrained_run(tmp_path / "run", CLIP, model=SMALL, frames_apart=True)
+    cmmixer.export(cmmixer.ExportSettings(model=str(run), out=str(tmp_path / "onnx")))
+    media = np.random.default_rng(0).integers(0, 256, (3, 2, 3, 32, 32)).astype(np.uint8)
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "video.onnx"), providers=["CPUExecutionProvider"])
+    clip, frames = session.run(None, {"pixels": media})
+    wanted = ModelEncoder.load(run, torch.device("cpu")).model.embed_video(torch.from_numpy(media))
+    assert np.allclose(clip, wanted.clip_BE.numpy(), atol=1e-5)
+    assert np.allclose(frames, wanted.frames_BTE.numpy(), atol=1e-5)
+    swapped = session.run(["clip"], {"pixels": np.ascontiguousarray(media[:, ::-1])})[0]
+    assert np.allclose(swapped, clip, atol=1e-5)
+
+
 def test_a_real_film_gets_the_vectors_that_an_index_holds(run: Path, exported: Path, tmp_path: Path) -> None:
     path = film(tmp_path / "film.mp4", [RED, GREEN, BLUE])
     moment = embed_file(path, cmmixer.load(run, "cpu").encoder)[0]

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from cmmixer import checkpoint
 from cmmixer.config import ClipSettings, ProbeSettings
+from cmmixer.data import lengths as lengths_module
 from cmmixer.data import moments as moments_module
 from cmmixer.data.manifest import Entry
 from cmmixer.data.skips import SkipReport
@@ -41,7 +42,8 @@ SMALL = ClipSettings(frames=2, height=32, width=32, clip_seconds=1.0, window_sec
 
 @pytest.fixture(autouse=True)
 def _decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments_module, "map_isolated", killed_indexing.decode_here)
+    for module in (moments_module, lengths_module):
+        monkeypatch.setattr(module, "map_isolated", killed_indexing.decode_here)
 
 
 def table(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -279,6 +281,65 @@ def finetuning(tmp_path: Path, data: Path, **options: Any) -> ProbeSettings:
         "bootstrap": 10, "flip_prob": 0.0, "crop_scale_min": 1.0, "gain_db": 0.0,
     }  # fmt: skip
     return ProbeSettings(**{**values, **options})
+
+
+def sounds_of(folder: Path, *, short: int, start: str = "") -> Path:
+    """24 tones of 1 s but for the first `short` ones of each class, which last 0.5 s."""
+    content = []
+    for name, colour in COLOURS.items():
+        for number in range(8):
+            sound(folder / f"{name}{number}.wav", [colour], seconds_each=0.5 if number < short else 1.0)
+            content.append({"path": f"{name}{number}.wav", "label": name, "start_seconds": start})
+    return table(folder, content)
+
+
+@pytest.mark.parametrize("mode", ["linear", "finetune"])
+def test_files_shorter_than_a_clip_are_refused_before_anything_is_learnt(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoded(*_: Any) -> None:
+        raise AssertionError("nothing is decoded before the lengths are known")
+
+    monkeypatch.setattr(moments_module, "decode_piece", decoded)
+    data, run = sounds_of(tmp_path, short=2), untrained_run(tmp_path / "run", SMALL)
+    settings = ProbeSettings(
+        model=str(run), data=str(data), task="audio", mode=mode, out=str(tmp_path / "out"), folds=2
+    )
+    told = (
+        r"manifest.csv: 6 of 24 files are shorter than a clip of this model, 1 s, such as red0.wav \(0.50 s; all of them 0.50 to "
+        r"0.50 s\); --short use takes each as one clip of its own length, --short skip leaves them out, or probe a model of shorter clips"
+    )
+    with pytest.raises(DataError, match=told):
+        probe(settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_short_files_are_used_or_left_out_on_request_and_long_ones_are_no_matter(tmp_path: Path) -> None:
+    data, run = sounds_of(tmp_path, short=2), untrained_run(tmp_path / "run", SMALL)
+    options: dict[str, Any] = {
+        "model": str(run),
+        "data": str(data),
+        "task": "audio",
+        "folds": 2,
+        "workers": 1,
+        "bootstrap": 10,
+    }
+    used = probe(ProbeSettings(**options, short="use", out=str(tmp_path / "used"))).result
+    assert (used["files"], used["short"], used["skipped"]) == (24, 6, 0)
+    kept = probe(ProbeSettings(**options, short="skip", out=str(tmp_path / "kept"))).result
+    assert (kept["files"], kept["short"], kept["skipped"]) == (18, 0, 6)
+    listed = json.loads((tmp_path / "kept" / "skipped.json").read_text())["files"]
+    assert {(skip["reason"], skip["message"]) for skip in listed} == {
+        ("too-short", "it lasts 0.50 s, a clip takes 1 s")
+    }
+    assert probe(ProbeSettings(**{**options, "data": str(sounds_of(tmp_path / "long", short=0))})).result["short"] == 0
+
+
+def test_a_stretch_counts_as_long_as_it_is(tmp_path: Path) -> None:
+    data, run = sounds_of(tmp_path, short=0, start="0.25"), untrained_run(tmp_path / "run", SMALL)
+    settings = ProbeSettings(model=str(run), data=str(data), task="audio", out=str(tmp_path / "out"), short="skip")
+    with pytest.raises(DataError, match=r"24 of 24 files are shorter .* such as red0.wav \(0.75 s; .*; none is left"):
+        probe(settings)
 
 
 def test_towers_are_trained_on_and_tested_on_what_they_did_not_see(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from cmmixer.searching import Asking, Hit, Match, SearchResult, collapse, search
 from cmmixer.types import Span
 from tests import killed_indexing
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound
+from tests.reference.sequence_slow import sequence_score
 
 YELLOW = (1.0, 0.6, 0.0)
 
@@ -175,8 +176,10 @@ def test_candidates_beyond_the_second_stage_stand_behind_it(
     for vector, frames in zip(asked, in_order, strict=True):
         heard = sorted((row for row in table if row["audio"]), key=lambda row: -float(np.dot(row["audio"], vector)))
         for place, row in enumerate(heard):
-            timed = float(np.dot(np.array(row["audio_frames"], np.float32), frames.reshape(-1))) / 2
-            scored.append((place >= 7, -(timed if place < 7 else float(np.dot(row["audio"], vector))), row))
+            cosine = float(np.dot(row["audio"], vector))
+            heard_frames = np.array(row["audio_frames"], np.float32).reshape(2, 4)
+            timed = sequence_score(cosine, frames.tolist(), heard_frames.tolist())
+            scored.append((place >= 7, -(timed if place < 7 else cosine), row))
     hits: list[tuple[str, float]] = []
     for _, _, row in sorted(scored, key=lambda one: one[:2]):
         if all(path != row["path"] or abs(start - row["start_seconds"]) > 1.0 for path, start in hits):

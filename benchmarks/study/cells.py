@@ -27,6 +27,8 @@ class Cell:
         norm_pix: targets standardised per patch.
         contrast: weight of a contrastive term inside the pre-training of `mixed`.
         shared_tower: one encoder for both senses.
+        frames_apart: towers look at each frame by itself.
+        frame_weight: part of the fine-tuning loss that contrasts single frames.
         canonical: heads start at the canonical correlations of the training pairs.
         finetune_mask: part of the tokens dropped while fine-tuning.
         sequence: part of the fine-tuning's loss that contrasts frames in their order instead of whole clips.
@@ -42,6 +44,8 @@ class Cell:
     norm_pix: bool = False
     contrast: float = 0.0
     shared_tower: bool = False
+    frames_apart: bool = False
+    frame_weight: float = 0.0
     canonical: bool = False
     finetune_mask: float = 0.0
     sequence: float = 0.0

@@ -104,6 +104,7 @@ def films(
     workers: int,
     told: Callable[[str], None],
     twins: bool = False,
+    twin_ahead_seconds: float | None = None,
 ) -> Films:
     """Renders the first `count` films of a seed, or reads what was rendered before.
 
@@ -116,15 +117,21 @@ def films(
         workers: processes.
         told: progress in words.
         twins: films 2k and 2k + 1 differ in their timing only.
+        twin_ahead_seconds: by how much; left out, their timing is drawn anew.
     """
     kind = f"{difficulty}-twins" if twins else difficulty
+    if twin_ahead_seconds is not None:
+        kind += f"-{twin_ahead_seconds:g}s"
     folder = cache / f"{kind}-{clip.frames}x{clip.height}x{clip.width}-{clip.clip_seconds:g}s-seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, count, CHUNK)
     missing = [first for first in firsts if not _file(folder, first).exists()]
     if missing:
         told(f"rendering {len(missing) * CHUNK} {difficulty} films of seed {seed}")
-        make = partial(_render, folder=folder, clip=clip, seed=seed, difficulty=difficulty, twins=twins)
+        make = partial(
+            _render, folder=folder, clip=clip, seed=seed, difficulty=difficulty, twins=twins,
+            twin_ahead_seconds=twin_ahead_seconds,
+        )  # fmt: skip
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             list(pool.map(make, missing))
     videos: list[NDArray[np.uint8]] = []
@@ -142,10 +149,21 @@ def _file(folder: Path, first: int) -> Path:
     return folder / f"{first:07d}.npz"
 
 
-def _render(first: int, *, folder: Path, clip: ClipSettings, seed: int, difficulty: str, twins: bool) -> None:
+def _render(
+    first: int,
+    *,
+    folder: Path,
+    clip: ClipSettings,
+    seed: int,
+    difficulty: str,
+    twins: bool,
+    twin_ahead_seconds: float | None,
+) -> None:
     """One chunk into its file, which appears whole or not at all."""
     torch.set_num_threads(1)
-    clips = synthetic_arrays(CHUNK, clip, seed=seed, difficulty=difficulty, first=first, twins=twins)
+    clips = synthetic_arrays(
+        CHUNK, clip, seed=seed, difficulty=difficulty, first=first, twins=twins, twin_ahead_seconds=twin_ahead_seconds
+    )
     mel = MelPictures(clip)
     parts = [mel(part) for part in torch.from_numpy(clips.audio_NTS).split(25)]
     decibels = torch.cat(parts).to(torch.float16).numpy()

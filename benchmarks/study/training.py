@@ -25,7 +25,7 @@ from cmmixer.config.training import TrainingSettings
 from cmmixer.errors import NonFiniteError, SettingsError
 from cmmixer.evaluation.arithmetic import counted
 from cmmixer.evaluation.metrics import retrieval_metrics
-from cmmixer.losses import info_nce, sequence_vectors
+from cmmixer.losses import frame_vectors, info_nce, sequence_vectors
 from cmmixer.mixer import draw_share
 from cmmixer.models.mae import MaskedAutoencoder, masked_mse
 from cmmixer.models.pooling import tower_features
@@ -125,6 +125,7 @@ def trained(
         material.statistics,
         embed_dim=EMBED_DIM,
         shared_tower=cell.shared_tower,
+        frames_apart=cell.frames_apart,
     ).to(device)
     _start(retriever, network)
     if cell.canonical:
@@ -305,11 +306,13 @@ def _contrast(inputs: Inputs, cell: Cell) -> Loss:
             taken = draw_frame_rows(cell.pair_mix, batch=len(rows), frames=video.shape[1], generator=chance)
             video, audio = take_frames(video, taken), take_frames(audio, taken)
         pairs = network(video, audio, mask_ratio=cell.finetune_mask, generator=chance)
-        clips = info_nce(pairs.video.clip_BE, pairs.audio.clip_BE, pairs.logit_scale)
-        if not cell.sequence:
-            return clips
-        video, audio = (sequence_vectors(sense.frames_BTE) for sense in (pairs.video, pairs.audio))
-        return torch.lerp(clips, info_nce(video, audio, pairs.logit_scale), cell.sequence)
+        senses = pairs.video, pairs.audio
+        losses = (
+            (1.0 - cell.sequence - cell.frame_weight, [sense.clip_BE for sense in senses]),
+            (cell.sequence, [sequence_vectors(sense.frames_BTE) for sense in senses]),
+            (cell.frame_weight, [frame_vectors(sense.frames_BTE) for sense in senses]),
+        )
+        return torch.stack([weight * info_nce(*both, pairs.logit_scale) for weight, both in losses if weight > 0]).sum()
 
     return loss
 

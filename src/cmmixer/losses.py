@@ -68,6 +68,15 @@ def sequence_vectors(frames_BTE: Tensor) -> Tensor:
     return frames_BTE.flatten(1) / math.sqrt(frames_BTE.shape[1])
 
 
+def frame_vectors(frames_BTE: Tensor) -> Tensor:
+    """[B, T, E] -> [B * T, E]: every frame of every clip for itself.
+
+    With them in place of clip vectors a loss contrasts moments: a frame is to find its own sound among all of the batch, those of
+    its own clip's other instants included (such negatives: AVTS, arXiv 1807.00230, 3.1).
+    """
+    return frames_BTE.flatten(0, 1)
+
+
 def _wide(embedding: Tensor) -> Tensor:
     """At least float32: in bfloat16 a cosine has under three digits."""
     return embedding.float() if embedding.dtype in (torch.bfloat16, torch.float16) else embedding

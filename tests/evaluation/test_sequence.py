@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from cmmixer.evaluation.metrics import Reranks, retrieval_metrics
 from cmmixer.evaluation.ranks import ranks_of
-from cmmixer.evaluation.sequence import SequenceRerank, sequence_scores
+from cmmixer.evaluation.sequence import SequenceRerank, sequence_scores, timing_scores
 from cmmixer.losses import sequence_vectors
+from tests.reference.sequence_slow import sequence_score, timing
 
 
 def unit(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -21,15 +22,37 @@ def frames(count: int, *, places: int = 4, length: int = 6, seed: int = 0) -> ND
     return unit(np.random.default_rng(seed).normal(size=(count, places, length)))
 
 
-def test_the_score_is_the_mean_cosine_of_aligned_frames() -> None:
+def test_the_score_is_that_of_its_slow_twin() -> None:
     query, candidates = frames(1)[0], frames(5, seed=1)
-    by_hand = [sum(float(np.dot(query[place], candidate[place])) for place in range(4)) / 4 for candidate in candidates]
-    np.testing.assert_allclose(sequence_scores(query, candidates), by_hand, atol=1e-12)
+    cosines = np.random.default_rng(2).uniform(-1, 1, 5)
+    by_hand = [timing(query.tolist(), candidate.tolist()) for candidate in candidates]
+    np.testing.assert_allclose(timing_scores(query, candidates), by_hand, atol=1e-12)
+    expected = [
+        sequence_score(cosine, query.tolist(), candidate.tolist())
+        for cosine, candidate in zip(cosines.tolist(), candidates, strict=True)
+    ]
+    np.testing.assert_allclose(sequence_scores(cosines, query, candidates), expected, atol=1e-12)
+    halves = candidates.astype(np.float16)  # as an index keeps them
+    np.testing.assert_allclose(timing_scores(query, halves), by_hand, atol=2e-3)
+    with pytest.raises(ValueError, match="frames must be"):
+        timing_scores(query, candidates[:, :3])
+
+
+def test_the_mean_cosine_of_aligned_frames_is_content_and_timing() -> None:
+    query, candidates = frames(1)[0], frames(5, seed=1)
+    aligned = np.einsum("te,nte->n", query, candidates) / 4
+    content = candidates.mean(1) @ query.mean(0)
+    np.testing.assert_allclose(aligned, content + timing_scores(query, candidates), atol=1e-12)
     vectors = sequence_vectors(torch.from_numpy(np.concatenate([query[None], candidates])))
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(6, dtype=torch.float64))
-    np.testing.assert_allclose((vectors[1:] @ vectors[0]).numpy(), by_hand, atol=1e-12)
-    with pytest.raises(ValueError, match="frames must be"):
-        sequence_scores(query, candidates[:, :3])
+    np.testing.assert_allclose((vectors[1:] @ vectors[0]).numpy(), aligned, atol=1e-12)
+
+
+def test_frames_that_do_not_change_say_nothing_about_timing() -> None:
+    still = np.repeat(frames(5, places=1, seed=1), 4, axis=1)
+    np.testing.assert_allclose(timing_scores(frames(1)[0], still), np.zeros(5), atol=1e-12)
+    clips = np.array([0.1, 0.9, 0.3, -0.2, 0.5])
+    np.testing.assert_allclose(sequence_scores(clips, still[0], frames(5)), clips, atol=1e-12)
 
 
 def test_twins_with_equal_clip_vectors_are_told_apart_by_their_order() -> None:
@@ -53,7 +76,7 @@ def by_definition(
     for query in range(len(clips)):
         first = sorted(range(len(others)), key=lambda one: -float(clips[query] @ others[one]))
         chosen, rest = first[:top], first[top:]
-        chosen.sort(key=lambda one: -float(sum(video[query, place] @ audio[one, place] for place in range(4))))
+        chosen.sort(key=lambda one: -sequence_score(float(clips[query] @ others[one]), video[query], audio[one]))
         found.append([*chosen, *rest].index(query) + 1)
     return found
 

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,43 @@ def test_twins_differ_in_nothing_but_their_timing(difficulty: str) -> None:
     assert clips.labels[::2] == clips.labels[1::2]
     assert (clips.video_NTCHW[0] != clips.video_NTCHW[1]).any()
     assert (clips.audio_NTS[0] != clips.audio_NTS[1]).any()
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+def test_a_twin_that_is_ahead_shows_and_sounds_what_the_other_does_later(difficulty: str) -> None:
+    times = np.linspace(0.0, 3.0, 31)
+    for pair in range(20):
+        first, second = (plan_film(3, 2 * pair + one, difficulty, twins=True, twin_ahead_seconds=0.3) for one in (0, 1))
+        assert first == plan_film(3, 2 * pair, difficulty)
+        assert (first.picture, first.sound) == (second.picture, second.sound)
+        for one, other in zip(first.causes.bodies, second.causes.bodies, strict=True):
+            np.testing.assert_allclose(other.centres(times), one.centres(times + 0.3), atol=1e-9)
+            if one.bounce_seconds is not None:
+                later = one.impacts(3.3) - 0.3
+                np.testing.assert_allclose(other.impacts(3.0), later[later >= 0], atol=1e-9)
+        one_wheel, other_wheel = first.causes.wheel, second.causes.wheel
+        if one_wheel is not None:
+            assert other_wheel is not None
+            later = one_wheel.clicks(3.3) - 0.3
+            np.testing.assert_allclose(other_wheel.clicks(3.0), later[later >= 0], atol=1e-9)
+    clips = synthetic_arrays(2, CLIP, seed=3, difficulty=difficulty, twins=True, twin_ahead_seconds=0.3)
+    assert (clips.audio_NTS[0] != clips.audio_NTS[1]).any()
+
+
+def test_twins_of_another_difference_are_not_mixed_into_a_folder(tmp_path: Path) -> None:
+    def settings(**options: Any) -> SynthesizeSettings:
+        return SynthesizeSettings(clips=2, out=str(tmp_path), seconds=0.5, size=32, workers=1, **options)
+
+    synthesize(settings(twins=True, twin_ahead_seconds=0.25))
+    causes = [json.loads(line) for line in (tmp_path / "causes.jsonl").read_text().splitlines()]
+    turned = (causes[1]["wheel"]["phase"] - causes[0]["wheel"]["phase"]) % 1.0
+    assert turned == pytest.approx(0.25)
+    with pytest.raises(SettingsError, match=r"made with twin_ahead_seconds 0.25 instead of None"):
+        synthesize(settings(twins=True))
+    with pytest.raises(
+        SettingsError, match=r"--twin_ahead_seconds: got 0.25 without --twins, which it is about; give both"
+    ):
+        settings(twin_ahead_seconds=0.25)
 
 
 def test_every_shape_is_there_and_is_the_label() -> None:

@@ -10,7 +10,7 @@ from cmmixer.config import PRESETS, ClipSettings, ModelSettings
 from cmmixer.losses import info_nce
 from cmmixer.models.encoder import Encoded
 from cmmixer.models.mae import MaskedAutoencoder
-from cmmixer.models.pooling import pool
+from cmmixer.models.pooling import pool, tower_features
 from cmmixer.models.retriever import Retriever
 from cmmixer.models.strip import Grid, frame_parts, to_strip
 from cmmixer.types import Statistics
@@ -182,6 +182,37 @@ def test_pooling_equals_loops(interleave: bool) -> None:
             total = sum(w * tokens[b, 1 + place] for place, w in enumerate(weights))
             expected = total / sum(weights) if sum(weights) else torch.zeros(4)
             torch.testing.assert_close(frames[b, t], expected)
+
+
+@torch.no_grad()
+def test_frames_apart_are_clips_of_one_frame_and_their_order_is_not_in_the_clip() -> None:
+    network, (video, audio) = retriever(frames_apart=True).eval(), pictures(frames=4)
+    pairs = network(video, audio)
+    for sense, given in (("video", video), ("audio", audio)):
+        got = getattr(pairs, sense)
+        encoder, head = network.tower(sense), network.heads[sense]
+        each = [encoder(to_strip(given[:, place : place + 1])).tokens_BND[:, 1:].mean(1) for place in range(4)]
+        expected = head(torch.stack(each, 1).mean(1), torch.stack(each, 1))
+        torch.testing.assert_close(got.clip_BE, expected.clip_BE)
+        torch.testing.assert_close(got.frames_BTE, expected.frames_BTE)
+        assert (got.frames_BTE[:, 0] - got.frames_BTE[:, 1]).abs().max() > 0.01
+    order = [2, 0, 3, 1]
+    moved = network(video[:, order], audio).video
+    torch.testing.assert_close(moved.clip_BE, pairs.video.clip_BE)
+    torch.testing.assert_close(moved.frames_BTE, pairs.video.frames_BTE[:, order])
+    strips = retriever().eval()
+    assert (strips(video[:, order], audio).video.clip_BE - strips(video, audio).video.clip_BE).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_a_mask_of_frames_apart_drops_as_many_tokens_of_each() -> None:
+    network, (video, _) = retriever(frames_apart=True), pictures(clips=2)
+    noise = torch.rand(2, 32, generator=torch.Generator().manual_seed(1))  # 16 tokens of each of 2 frames
+    _, frames = tower_features(network.tower("video"), video, 8, apart=True, mask_ratio=0.75, noise=noise)
+    _, alone = tower_features(network.tower("video"), video[1:, 1:], 8, mask_ratio=0.75, noise=noise[1:, 16:])
+    torch.testing.assert_close(frames[1, 1], alone[0, 0])
+    whole, _ = tower_features(network.tower("video"), video[1:, 1:], 8)
+    assert (whole[0] - alone[0, 0]).abs().max() > 1e-3
 
 
 def test_interleaved_frames_are_all_the_clip() -> None:

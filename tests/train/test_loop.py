@@ -28,6 +28,7 @@ from cmmixer.train.finetune import FinetuneTask, finetune
 from cmmixer.train.pretrain import pretrain
 from cmmixer.types import Clip
 from tests.conftest import PICO, random_clips
+from tests.reference import losses_slow
 
 GEOMETRY = dataclasses.asdict(PICO)
 
@@ -215,6 +216,49 @@ def test_part_of_the_loss_contrasts_frames_in_their_order(tmp_path: Path, loss: 
     expected = info_nce(*flat, 5.0) if loss == "infonce" else nt_xent(*flat, 0.07)
     assert value(1.0) == pytest.approx(float(expected), rel=1e-5)
     assert value(0.25) == pytest.approx(0.75 * value(0.0) + 0.25 * value(1.0), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["infonce", "nt_xent"])
+def test_frames_are_contrasted_with_all_frames_of_the_batch(tmp_path: Path, loss: str) -> None:
+    finetune(
+        finetune_settings(tmp_path / "run", epochs=1, frame_weight=1.0, frames_apart=True), dataset=random_clips(16)
+    )
+    card = checkpoint.load_card(tmp_path / "run")
+    assert card.options["frames_apart"] is True
+    chance = Generator().manual_seed(0)
+    batch = collate([clip for clip in random_clips(6).read(range(6)) if isinstance(clip, Clip)])
+    step = chance_of_step(0, 0, device=torch.device("cpu"), rank=0, world=1, batch_size=6)
+    unit = [torch.nn.functional.normalize(torch.randn(6, 2, 8, generator=chance), dim=-1) for _ in range(2)]
+    pairs = Pairs(*(Embedding(frames[:, 0], frames) for frames in unit), torch.tensor(5.0))
+
+    def value(**weights: float) -> float:
+        settings = finetune_settings(tmp_path / "run", loss=loss, **weights)
+        return float(FinetuneTask(card, settings, 6).losses(lambda *_, **__: pairs, batch, step)["loss"])  # type: ignore[arg-type]
+
+    rows = [[frame.tolist() for clip in frames for frame in clip] for frames in unit]
+    expected = losses_slow.info_nce(*rows, 5.0) if loss == "infonce" else losses_slow.nt_xent(*rows, 0.07)
+    assert value(frame_weight=1.0) == pytest.approx(expected, rel=1e-5)
+    both = 0.25 * value() + 0.25 * value(sequence_weight=1.0) + 0.5 * value(frame_weight=1.0)
+    assert value(frame_weight=0.5, sequence_weight=0.25) == pytest.approx(both, rel=1e-5)
+
+
+def test_frames_apart_are_decided_when_the_towers_are_new(tmp_path: Path) -> None:
+    finetune(finetune_settings(tmp_path / "strip", epochs=1), dataset=random_clips(16))
+    with pytest.raises(CheckpointError, match="towers look at whole strips, which --frames_apart cannot change"):
+        finetune(
+            finetune_settings(tmp_path / "on", preset=None, init=str(tmp_path / "strip"), frames_apart=True),
+            dataset=random_clips(16),
+        )
+    with pytest.raises(SettingsError, match=r"--frame_weight: got 0.7, expected a value in \[0.0, 0.5\]"):
+        finetune_settings(tmp_path / "on", sequence_weight=0.5, frame_weight=0.7)
+
+
+def test_pairs_are_not_mixed_by_default_where_frames_are_contrasted(tmp_path: Path) -> None:
+    finetune(finetune_settings(tmp_path / "run", epochs=1), dataset=random_clips(16))
+    card = checkpoint.load_card(tmp_path / "run")
+    for weight, expected in ((0.0, 1.0), (0.5, 0.0)):
+        settings = finetune_settings(tmp_path / "run", frame_weight=weight)
+        assert FinetuneTask(card, settings, 100).pair_mix_prob == expected
 
 
 def test_a_retriever_is_trained_on_with_its_own_sizes_and_heads(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class SynthesizeSettings:
         seed: films of different seeds share nothing
         difficulty: easy, medium or hard
         twins: films 2k and 2k + 1 are the same but for their timing
+        twin_ahead_seconds: all that happens in a second twin happens so much earlier; left out, its timing is drawn anew
         seconds: length of a film
         size: pixels of a side
         fps: frames per second
@@ -42,6 +43,7 @@ class SynthesizeSettings:
     seed: int = 0
     difficulty: str = "easy"
     twins: bool = False
+    twin_ahead_seconds: float | None = None
     seconds: float = 4.0
     size: int = 96
     fps: float = 12.5
@@ -55,6 +57,12 @@ class SynthesizeSettings:
         within("seconds", self.seconds, 0.5, 600.0)
         within("size", self.size, 16, 2048)
         within("fps", self.fps, 1.0, 120.0)
+        if self.twin_ahead_seconds is not None:
+            within("twin_ahead_seconds", self.twin_ahead_seconds, 0.0, 60.0, open_low=True)
+            if not self.twins:
+                raise SettingsError(
+                    f"--twin_ahead_seconds: got {self.twin_ahead_seconds} without --twins, which it is about; give both"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +161,13 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         loss: infonce (symmetric, learnable temperature) or nt_xent (over 2N samples, the published variant)
         temperature: where the temperature starts; nt_xent keeps it
         mask_ratio: part of the tokens dropped while fine-tuning; a strong mask is known to ruin retrieval
-        sequence_weight: part of the loss that contrasts frames in their order instead of whole clips, so that
-            `--rerank sequence` has learnt what it compares
+        frames_apart: each frame and each sound window goes through the towers by itself, instead of all of them as one strip; a
+            clip's vector is then blind to their order, which `--rerank sequence` looks at
+        frame_weight: part of the loss that contrasts each frame with all sound windows of the batch, those of its own clip's
+            other instants included, instead of whole clips
+        sequence_weight: part of the loss that contrasts frames in their order instead of whole clips
         pair_mix_prob: probability that a clip's frames, picture and sound alike, come from several clips of the batch; default:
-            1 with fewer than 500 clips, else 0
+            1 with fewer than 500 clips and without `frame_weight`, else 0
         epochs: how many times every clip is seen
         batch_size: clips per process and step
         warmup_epochs: epochs of linear warm-up from 0; fractions are fine
@@ -171,6 +182,8 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
     loss: str = "infonce"
     temperature: float = 0.07
     mask_ratio: float = 0.0
+    frames_apart: bool = False
+    frame_weight: float = 0.0
     sequence_weight: float = 0.0
     pair_mix_prob: float | None = None
     epochs: int = 30
@@ -190,6 +203,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         within("temperature", self.temperature, 0.0, float("inf"), open_low=True)
         within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
         within("sequence_weight", self.sequence_weight, 0.0, 1.0)
+        within("frame_weight", self.frame_weight, 0.0, 1.0 - self.sequence_weight)
         if self.pair_mix_prob is not None:
             within("pair_mix_prob", self.pair_mix_prob, 0.0, 1.0)
 

@@ -10,6 +10,7 @@ from cmmixer.config.training import DEVICES
 
 TASKS = ("audio", "video", "audiovisual")
 MODES = ("linear", "finetune")
+SHORT_FILES = ("refuse", "use", "skip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class ProbeSettings(AugmentSettings):
         folds: how many are made
         source: column of the source film; no source may be in two folds
         clips: clips of each file, evenly from its start to its end, that are averaged
+        short: files shorter than a clip: refuse (an error before anything is learnt), use (each as one clip of its own length, its
+            frames closer together and silence around its sound) or skip (they are listed)
         out: folder for the figures, the confusion picture, and the classifiers of finetune
         epochs: of finetune; how many times every clip of the training files is seen
         batch_size: of finetune
@@ -50,6 +53,7 @@ class ProbeSettings(AugmentSettings):
     folds: int = 5
     source: str = "source"
     clips: int = 10
+    short: str = "refuse"
     out: str = "runs/probe"
     epochs: int = 5
     batch_size: int = 32
@@ -68,6 +72,7 @@ class ProbeSettings(AugmentSettings):
         AugmentSettings.__post_init__(self)
         one_of("task", self.task, TASKS)
         one_of("mode", self.mode, MODES)
+        one_of("short", self.short, SHORT_FILES)
         at_least("folds", self.folds, 2)
         for name in ("clips", "epochs", "batch_size", "bootstrap"):
             at_least(name, getattr(self, name), 1)

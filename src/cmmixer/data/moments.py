@@ -165,7 +165,7 @@ def decode_piece(piece: Piece, cut: Cut) -> DecodedPiece:
         sound_film = film
         if entry.audio_path is not None:
             sound_film = files.enter_context(Film.open(entry.audio_path, max(0.1, deadline - time.monotonic())))
-        whole = _stretch(entry, min(film.info.duration_seconds, sound_film.info.duration_seconds))
+        whole = stretch_of(entry, min(film.info.duration_seconds, sound_film.info.duration_seconds))
         if cut.shots and film.info.picture is not None:
             chosen, further = _moments_of_shots(film, whole, piece.first, cut)
         else:
@@ -179,8 +179,8 @@ def decode_piece(piece: Piece, cut: Cut) -> DecodedPiece:
     return DecodedPiece(chosen, further, instants_MT, pixels, samples, heard_M, faults)
 
 
-def _stretch(entry: Entry, duration_seconds: float) -> Span:
-    """What of a film its layout names.
+def stretch_of(entry: Entry, duration_seconds: float) -> Span:
+    """What of a film of this length its layout names.
 
     Raises:
         MediaError: it lies behind the film's end.

@@ -31,7 +31,7 @@ class Classifier(nn.Module):
         model, clip, statistics: of the run whose towers it starts from.
         senses: "video", "audio", or both, in this order.
         classes: their names.
-        interleave: how the run cuts strips.
+        interleave, frames_apart: how the run cuts strips.
     """
 
     mean_SD: Tensor
@@ -46,10 +46,11 @@ class Classifier(nn.Module):
         senses: Sequence[str],
         classes: Sequence[str],
         interleave: bool = False,
+        frames_apart: bool = False,
     ) -> None:
         super().__init__()
         self.senses, self.classes = tuple(senses), tuple(classes)
-        self.patch, self.interleave = model.patch, interleave
+        self.patch, self.interleave, self.frames_apart = model.patch, interleave, frames_apart
         self.frontend = FrontEnd(clip, statistics)
         self.encoders = nn.ModuleDict({sense: StripEncoder(model) for sense in self.senses})
         self.head = nn.Linear(len(self.senses) * model.dim, len(self.classes))
@@ -82,7 +83,9 @@ class Classifier(nn.Module):
     def features(self, pictures: Sequence[Tensor]) -> Tensor:
         """Standardised pictures [B, T, 3, H, W] of each sense -> float32 [B, S, D], as the towers give them."""
         found = [
-            tower_features(self._encoder(sense), its_BTCHW, self.patch, self.interleave)[0].float()
+            tower_features(self._encoder(sense), its_BTCHW, self.patch, self.interleave, apart=self.frames_apart)[
+                0
+            ].float()
             for sense, its_BTCHW in zip(self.senses, pictures, strict=True)
         ]
         return torch.stack(found, dim=1)

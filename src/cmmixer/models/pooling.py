@@ -18,6 +18,7 @@ def tower_features(
     patch: int,
     interleave: bool = False,
     *,
+    apart: bool = False,
     mask_ratio: float = 0.0,
     noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -27,13 +28,21 @@ def tower_features(
         encoder: of the tower.
         pictures_BTCHW: frames or mel pictures.
         patch, interleave: how the strip is cut.
-        mask_ratio: part of the tokens dropped.
+        apart: each frame is a strip of its own, so that its features know nothing of the other frames or of its place among
+            them; those of the clip are the frames' mean.
+        mask_ratio: part of the tokens dropped; of each frame, where they are apart.
         noise: for `mask_ratio` above 0, [B, L]; the tokens of least noise stay.
 
     Raises:
         ValueError: pictures that are no whole number of patches.
     """
     _, frames, _, height, width = pictures_BTCHW.shape
+    if apart:
+        noise = None if noise is None else noise.reshape(-1, noise.shape[1] // frames)
+        each = pictures_BTCHW.flatten(0, 1).unsqueeze(1)
+        features, _ = tower_features(encoder, each, patch, interleave, mask_ratio=mask_ratio, noise=noise)
+        frames_BTD = features.reshape(-1, frames, features.shape[1])
+        return frames_BTD.mean(dim=1), frames_BTD
     grid = strip_grid(height, width, frames, patch)
     patches_BLP = pictures_to_patches(pictures_BTCHW, patch, interleave)
     encoded = encoder.encode(patches_BLP, grid, mask_ratio=mask_ratio, noise=noise)

@@ -84,10 +84,12 @@ class Retriever(nn.Module):
         shared_tower: bool = False,
         temperature: float = 0.07,
         interleave: bool = False,
+        frames_apart: bool = False,
     ) -> None:
         super().__init__()
         strip_grid(clip.height, clip.width, clip.frames, model.patch)  # refuses pictures that do not fit the patches
         self.patch, self.interleave, self.shared_tower = model.patch, interleave, shared_tower
+        self.frames_apart = frames_apart
         self.frontend = FrontEnd(clip, statistics)
         names = ("shared",) if shared_tower else ("video", "audio")
         self.encoders = nn.ModuleDict({name: StripEncoder(model) for name in names})
@@ -194,5 +196,12 @@ class Retriever(nn.Module):
     def _pooled(
         self, sense: str, pictures_BTCHW: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        encoder = self.tower(sense)
-        return tower_features(encoder, pictures_BTCHW, self.patch, self.interleave, mask_ratio=mask_ratio, noise=noise)
+        return tower_features(
+            self.tower(sense),
+            pictures_BTCHW,
+            self.patch,
+            self.interleave,
+            apart=self.frames_apart,
+            mask_ratio=mask_ratio,
+            noise=noise,
+        )

@@ -135,6 +135,7 @@ class Finetuning:
                 "senses": list(self.senses),
                 "classes": list(self.labelled.classes),
                 "interleave": towers.interleave,
+                "frames_apart": towers.frames_apart,
             },
             # What the loop does not know of, such as the dropped senses, stands beside its own settings.
             settings={**dataclasses.asdict(self.settings), **dataclasses.asdict(training)},

@@ -37,6 +37,7 @@ from cmmixer.probing.features import (
 )
 from cmmixer.probing.finetuning import Finetuning
 from cmmixer.probing.labelled import Labelled, read_labelled
+from cmmixer.probing.lengths import check_lengths
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.report.plots import confusion_picture
 
@@ -121,10 +122,12 @@ def probe(settings: ProbeSettings, progress: Progress | None = None) -> ProbeRep
     )
     device = device_named(settings.device)
     card = checkpoint.load_card(settings.model, "retriever", "mae")
+    skips = SkipReport()
+    labelled = check_lengths(settings, labelled, card.clip, skips, progress)
     out = Path(settings.out)
     with explain_full_disk(out, DataError):
         out.mkdir(parents=True, exist_ok=True)
-    probed = (_linear if settings.mode == "linear" else _finetuned)(settings, labelled, card, device, progress)
+    probed = (_linear if settings.mode == "linear" else _finetuned)(settings, labelled, card, device, skips, progress)
     found = {}
     for kind, scores_FC in probed.scores.items():
         found[kind] = figures(scores_FC, probed.labelled, resamplings=settings.bootstrap, seed=settings.seed)
@@ -161,14 +164,18 @@ class _Probed:
 
 
 def _linear(
-    settings: ProbeSettings, labelled: Labelled, card: Card, device: torch.device, progress: Progress
+    settings: ProbeSettings,
+    labelled: Labelled,
+    card: Card,
+    device: torch.device,
+    skips: SkipReport,
+    progress: Progress,
 ) -> _Probed:
     describers: dict[str, Describer] = {
         "trained": TowerFeatures.of_run(settings.model, device),
         "untrained": TowerFeatures.untrained(settings.model, settings.seed, device),
         "statistics": PlainStatistics(card.clip),
     }
-    skips = SkipReport()
     found = _features(settings, labelled.entries, describers, card, skips, progress)
     labelled = _usable(settings, labelled, found.used, skips)
     scores = {}
@@ -179,7 +186,12 @@ def _linear(
 
 
 def _finetuned(
-    settings: ProbeSettings, labelled: Labelled, card: Card, device: torch.device, progress: Progress
+    settings: ProbeSettings,
+    labelled: Labelled,
+    card: Card,
+    device: torch.device,
+    skips: SkipReport,
+    progress: Progress,
 ) -> _Probed:
     senses = SENSES_OF_TASK[settings.task]
     starts = {
@@ -199,8 +211,10 @@ def _finetuned(
             file_seconds=settings.file_seconds,
             progress=progress,
         )
+        for skip in clips.skips:
+            skips.add_skip(skip)
         used = np.unique(clips.files_R)
-        labelled = _usable(settings, labelled, used.tolist(), clips.skips)
+        labelled = _usable(settings, labelled, used.tolist(), skips)
         # From here on files are numbered among those that can be used.
         clips = replace(clips, files_R=np.searchsorted(used, clips.files_R))
         finetuning = Finetuning(settings, labelled, clips, senses, card, progress)
@@ -209,7 +223,7 @@ def _finetuned(
     plain: dict[str, Describer] = {"statistics": PlainStatistics(card.clip)}
     found = _features(settings, labelled.entries, plain, card, SkipReport(), progress)
     scores["statistics"] = cross_validated(found.columns["statistics"], labelled)
-    return _Probed(labelled, scores, clips.skips, short)
+    return _Probed(labelled, scores, skips, short)
 
 
 def _features(

@@ -33,7 +33,7 @@ class Hit:
         rank: from 1.
         path: the file that holds what was searched for: the film, or the file of its sound.
         start_seconds, end_seconds: where in it.
-        score: cosine similarity, at most 1; after re-ranking, the mean cosine of aligned frames.
+        score: cosine similarity, at most 1; after re-ranking the sequence score, at most 3.
         query_start_seconds, query_end_seconds: the moment of the query it goes with.
         source, label: as in the library's data.
         missing: whether the file has gone from its place since it was indexed.
@@ -102,7 +102,8 @@ def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> 
         for row in own[top:]:
             row["timed"] = False
         if own and moment.frames_TE is not None:
-            scores = sequence_scores(moment.frames_TE, np.stack([row["frames"] for row in own[:top]]))
+            cosines = np.array([row["score"] for row in own[:top]])
+            scores = sequence_scores(cosines, moment.frames_TE, np.stack([row["frames"] for row in own[:top]]))
             for row, score in zip(own[:top], scores, strict=True):
                 row.update(timed=True, score=float(score))
 

@@ -15,8 +15,8 @@ from cmmixer.config.check import pick
 from cmmixer.data.batches import collate, measure_statistics
 from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.errors import CheckpointError
-from cmmixer.losses import info_nce, nt_xent, sequence_vectors
-from cmmixer.models.retriever import Retriever
+from cmmixer.losses import frame_vectors, info_nce, nt_xent, sequence_vectors
+from cmmixer.models.retriever import Embedding, Retriever
 from cmmixer.models.strip import strip_grid
 from cmmixer.pair_mix import draw_frame_rows, own_rows, take_frames
 from cmmixer.progress import NoProgress, Progress
@@ -49,8 +49,14 @@ class FinetuneTask:
         self.card = card
         self.loss = settings.loss
         self.temperature = settings.temperature
-        self.mask_ratio, self.sequence_weight = settings.mask_ratio, settings.sequence_weight
-        few = 1.0 if clips < PAIR_MIX_BELOW else 0.0
+        self.mask_ratio = settings.mask_ratio
+        self.weights = {
+            _clip_vectors: round(1.0 - settings.sequence_weight - settings.frame_weight, 9),
+            _sequence_vectors: settings.sequence_weight,
+            _frame_vectors: settings.frame_weight,
+        }
+        # Frames that are contrasted one by one need no dealing out, and the same frame twice would be its own wrong answer.
+        few = 1.0 if clips < PAIR_MIX_BELOW and settings.frame_weight == 0.0 else 0.0
         self.pair_mix_prob = few if settings.pair_mix_prob is None else settings.pair_mix_prob
         self.tokens = strip_grid(card.clip.height, card.clip.width, card.clip.frames, card.model.patch).tokens
         self.inputs = TrainingInputs(card.clip, card.statistics, pick(AugmentSettings, settings))
@@ -61,10 +67,12 @@ class FinetuneTask:
         """The contrastive loss over all processes' batches."""
         video, audio = self._pair_mixed(*self.inputs(batch, chance), chance)
         pictures, sounds, scale = network(video, audio, mask_ratio=self.mask_ratio, noise=self._noise(chance))
-        loss = self._contrast(pictures.clip_BE, sounds.clip_BE, scale)
-        if self.sequence_weight:
-            in_order = self._contrast(sequence_vectors(pictures.frames_BTE), sequence_vectors(sounds.frames_BTE), scale)
-            loss = torch.lerp(loss, in_order, self.sequence_weight)
+        parts = [
+            weight * self._contrast(vectors(pictures), vectors(sounds), scale)
+            for vectors, weight in self.weights.items()
+            if weight > 0.0
+        ]
+        loss = torch.stack(parts).sum()
         return {"loss": loss} if self.loss == "nt_xent" else {"loss": loss, "logit_scale": scale.detach()}
 
     def _contrast(self, video_BE: Tensor, audio_BE: Tensor, scale: Tensor) -> Tensor:
@@ -93,6 +101,18 @@ class FinetuneTask:
     def picture(self, batch: Batch, chance: Chance) -> Tensor | None:
         """Nothing to look at: the reconstruction belongs to pre-training."""
         return None
+
+
+def _clip_vectors(sense: Embedding) -> Tensor:
+    return sense.clip_BE
+
+
+def _sequence_vectors(sense: Embedding) -> Tensor:
+    return sequence_vectors(sense.frames_BTE)
+
+
+def _frame_vectors(sense: Embedding) -> Tensor:
+    return frame_vectors(sense.frames_BTE)
 
 
 def finetune(
@@ -178,6 +198,11 @@ def _init_card(settings: FinetuneSettings) -> Card:
             f"--init {settings.init}: a checkpoint of another shape: width {card.model.dim}, depth {card.model.depth}, patch "
             f"{card.model.patch}, which is not preset {settings.preset!r}; leave --preset out, the init's sizes are used"
         )
+    if card.kind == "retriever" and settings.frames_apart and not card.options.get("frames_apart", False):
+        raise CheckpointError(
+            f"--init {settings.init}: a retriever whose towers look at whole strips, which --frames_apart cannot change; start from a "
+            "run of pretrain"
+        )
     if card.kind == "retriever" and settings.shared_tower and not card.options["shared_tower"]:
         raise CheckpointError(
             f"--init {settings.init}: a retriever of two towers, which --shared_tower cannot make one of"
@@ -199,6 +224,7 @@ def _new_card(settings: FinetuneSettings, clip: ClipSettings, init: Card | None,
         "shared_tower": settings.shared_tower,
         "temperature": settings.temperature,
         "interleave": False if init is None else init.options["interleave"],
+        "frames_apart": settings.frames_apart,
     }
     return Card(
         kind="retriever",

@@ -42,6 +42,7 @@ def synthetic_arrays(
     difficulty: str,
     first: int = 0,
     twins: bool = False,
+    twin_ahead_seconds: float | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> SyntheticClips:
     """Renders films `first` to `first + count` of a seed, only at the clip's instants; each film is one clip long.
@@ -53,6 +54,7 @@ def synthetic_arrays(
         difficulty: easy, medium or hard.
         first: number of the first film; a film does not depend on how many others are made.
         twins: films 2k and 2k + 1 differ in their timing only.
+        twin_ahead_seconds: by how much; see `world.plan_film`.
         advance: called with 1 after every film.
 
     Raises:
@@ -62,7 +64,7 @@ def synthetic_arrays(
     audio = np.empty((count, clip.frames, clip.window_samples), np.int16)
     plans: list[FilmPlan] = []
     for row in range(count):
-        plan = plan_film(seed, first + row, difficulty, twins=twins)
+        plan = plan_film(seed, first + row, difficulty, twins=twins, twin_ahead_seconds=twin_ahead_seconds)
         video[row], audio[row] = render_clip(plan, clip)
         plans.append(plan)
         if advance is not None:

@@ -80,7 +80,7 @@ def _claim(folder: Path, settings: SynthesizeSettings) -> None:
     if note.exists():
         theirs = json.loads(note.read_text())
         count = theirs.pop("clips", 0)
-        theirs.setdefault("twins", False)  # a folder older than the setting
+        theirs = {"twins": False, "twin_ahead_seconds": None, **theirs}  # a folder older than these settings
         other = [key for key in ours if theirs.get(key) != ours[key]]
         if other:
             told = ", ".join(f"{key} {theirs.get(key)} instead of {ours[key]}" for key in other)
@@ -93,7 +93,18 @@ def _claim(folder: Path, settings: SynthesizeSettings) -> None:
 
 
 def _identity(settings: SynthesizeSettings) -> dict[str, Any]:
-    return {key: getattr(settings, key) for key in ("seed", "difficulty", "twins", "seconds", "size", "fps")}
+    names = ("seed", "difficulty", "twins", "twin_ahead_seconds", "seconds", "size", "fps")
+    return {key: getattr(settings, key) for key in names}
+
+
+def _plan(index: int, settings: SynthesizeSettings) -> FilmPlan:
+    return plan_film(
+        settings.seed,
+        index,
+        settings.difficulty,
+        twins=settings.twins,
+        twin_ahead_seconds=settings.twin_ahead_seconds,
+    )
 
 
 def _write_films(settings: SynthesizeSettings, indices: list[int], progress: Progress) -> None:
@@ -116,7 +127,7 @@ def _write_films(settings: SynthesizeSettings, indices: list[int], progress: Pro
 
 def write_one(index: int, settings: SynthesizeSettings) -> None:
     """Renders and writes film `index`."""
-    plan = plan_film(settings.seed, index, settings.difficulty, twins=settings.twins)
+    plan = _plan(index, settings)
     frames = max(1, round(settings.seconds * settings.fps))
     pixels = draw_frames(plan, np.arange(frames) / settings.fps, settings.size, settings.size)
     sound = hear_film(plan, settings.seconds, SOUND_RATE_HZ)
@@ -134,7 +145,7 @@ def _write_lists(folder: Path, settings: SynthesizeSettings) -> None:
     table = csv.writer(rows, lineterminator="\n")
     table.writerow(["path", "source", "label", "duration"])
     for index in range(settings.clips):
-        plan: FilmPlan = plan_film(settings.seed, index, settings.difficulty, twins=settings.twins)
+        plan = _plan(index, settings)
         source = f"synthetic-{settings.difficulty}-{settings.seed}-{index:06d}"
         table.writerow([f"{index:06d}.mp4", source, plan.label, f"{settings.seconds:g}"])
         causes.append(json.dumps({"path": f"{index:06d}.mp4", **plan.causes.as_dict()}))

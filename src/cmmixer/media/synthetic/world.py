@@ -265,7 +265,9 @@ class FilmPlan:
         return self.causes.bodies[0].shape
 
 
-def plan_film(seed: int, index: int, difficulty: str, *, twins: bool = False) -> FilmPlan:
+def plan_film(
+    seed: int, index: int, difficulty: str, *, twins: bool = False, twin_ahead_seconds: float | None = None
+) -> FilmPlan:
     """Film `index` of a seed; it depends on nothing else, and shares nothing with films of other seeds.
 
     Args:
@@ -273,13 +275,18 @@ def plan_film(seed: int, index: int, difficulty: str, *, twins: bool = False) ->
         difficulty: easy, medium or hard.
         twins: films 2k and 2k + 1 are the same but for their timing: the same bodies move, strike and click at the same
             rates at other times, before the same background and in the same room.
+        twin_ahead_seconds: all that happens in film 2k + 1 happens so much earlier than in film 2k; left out, its phases
+            are drawn anew.
 
     Raises:
         SettingsError: an unknown difficulty.
     """
     one_of("difficulty", difficulty, DIFFICULTIES)
     if twins and index % 2:
-        return _retimed(plan_film(seed, index - 1, difficulty), _generators(seed, index, difficulty)[0])
+        first = plan_film(seed, index - 1, difficulty)
+        if twin_ahead_seconds is not None:
+            return _ahead(first, twin_ahead_seconds)
+        return _retimed(first, _generators(seed, index, difficulty)[0])
     level = LEVELS[difficulty]
     causes, picture, sound = _generators(seed, index, difficulty)
     return FilmPlan(_causes(level, causes), _picture_nuisance(level, picture), _sound_nuisance(level, sound))
@@ -304,6 +311,28 @@ def _retimed(plan: FilmPlan, chance: np.random.Generator) -> FilmPlan:
     wheel = plan.causes.wheel
     if wheel is not None:
         wheel = dataclasses.replace(wheel, phase=float(chance.random()))
+    return dataclasses.replace(plan, causes=Causes(bodies, wheel))
+
+
+def _ahead(plan: FilmPlan, seconds: float) -> FilmPlan:
+    """The same film with everything earlier. What trembles does so from the sound's beginning, which is not seen."""
+
+    def moved(wave: Wave) -> Wave:
+        turns = np.mod(np.asarray(wave.phases) + seconds * np.asarray(wave.frequencies_hz), 1.0)
+        return dataclasses.replace(wave, phases=tuple(turns.tolist()))
+
+    bodies = tuple(
+        dataclasses.replace(
+            body,
+            u=moved(body.u),
+            height=moved(body.height),
+            bounce_phase=(body.bounce_phase - seconds / (body.bounce_seconds or 1.0)) % 1.0,
+        )
+        for body in plan.causes.bodies
+    )
+    wheel = plan.causes.wheel
+    if wheel is not None:
+        wheel = dataclasses.replace(wheel, phase=float(wheel.turned(np.array(seconds)) % 1.0))
     return dataclasses.replace(plan, causes=Causes(bodies, wheel))
 
 
