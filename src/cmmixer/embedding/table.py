@@ -19,7 +19,8 @@ from cmmixer.config import CuttingSettings, EmbedSettings
 from cmmixer.config.check import pick
 from cmmixer.data.manifest import read_layout, readable
 from cmmixer.data.skips import SkipReport
-from cmmixer.embedding.films import EmbeddedFilm, Vector, embed_moments
+from cmmixer.embedding.batch import Vector
+from cmmixer.embedding.films import EmbeddedFilm, embed_moments
 from cmmixer.encoders import Encoder, load_encoder
 from cmmixer.errors import InputError
 from cmmixer.progress import NoProgress, Progress
