@@ -69,7 +69,7 @@ def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder:
     """
     progress = progress or NoProgress()
     listing = read_layout(settings.data)
-    encoder = encoder or load_encoder(settings.model, settings.device)
+    encoder = encoder or load_encoder(settings.model, settings.device, settings.precision)
     progress.start(len(listing.entries), "embedding films")
     films = embed_moments(
         listing.entries,
