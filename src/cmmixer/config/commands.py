@@ -11,7 +11,8 @@ from cmmixer.config.cutting import CuttingSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.optimize import OptimizeSettings
 from cmmixer.config.presets import PRESETS
-from cmmixer.config.training import DEVICES, TrainingSettings
+from cmmixer.config.training import DEVICES, PRECISIONS, TrainingSettings
+from cmmixer.config.vectors import VECTOR_BYTES
 from cmmixer.errors import SettingsError
 
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -260,12 +261,14 @@ class MomentSettings(CuttingSettings):
         workers: decoder processes; 0 takes every core
         file_seconds: longest time spent on one file; then it is skipped and listed
         device: auto, cpu or cuda
+        precision: 32-true or bf16-mixed, of the model's arithmetic
     """
 
     batch_size: int = 32
     workers: int = 0
     file_seconds: float = 60.0
     device: str = "auto"
+    precision: str = "32-true"
 
     def __post_init__(self) -> None:
         CuttingSettings.__post_init__(self)
@@ -273,6 +276,7 @@ class MomentSettings(CuttingSettings):
         at_least("workers", self.workers, 0)
         within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
         one_of("device", self.device, DEVICES)
+        one_of("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,12 +288,18 @@ class EmbedSettings(MomentSettings):
         data: a folder of films and sounds, or any layout that pretrain takes
         out: Parquet file: path, start and end of each moment, its vectors, None where a sense is missing
         frames: write the vectors of each frame, and of the sound around it, beside those of the moment
+        vectors: how vectors are stored: fp32, bf16 (half the bytes) or int8 (a quarter, and a scale for each vector)
     """
 
     model: str
     data: str
     out: str
     frames: bool = False
+    vectors: str = "fp32"
+
+    def __post_init__(self) -> None:
+        MomentSettings.__post_init__(self)
+        one_of("vectors", self.vectors, VECTOR_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)

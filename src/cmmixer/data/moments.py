@@ -99,6 +99,21 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class MomentMedia:
+    """A moment, decoded and not yet embedded; it holds its own copy of what moments share.
+
+    Attributes:
+        span: where it is.
+        pixels_TCHW: uint8, or None where it has no picture.
+        samples_TN: int16, or None where it has no sound or is silent.
+    """
+
+    span: Span
+    pixels_TCHW: NDArray[np.uint8] | None
+    samples_TN: NDArray[np.int16] | None
+
+
+@dataclass(frozen=True)
 class DecodedPiece:
     """The moments of a piece. Moments share instants, so each picture and window is kept once.
 
@@ -119,6 +134,14 @@ class DecodedPiece:
     samples_UN: NDArray[np.int16] | None
     heard_M: NDArray[np.bool_]
     faults: list[MediaError]
+
+    def media(self) -> Iterator[MomentMedia]:
+        """The moments that can be seen or heard, one by one."""
+        for span, places_T, heard in zip(self.spans, self.instants_MT, self.heard_M, strict=True):
+            pixels = None if self.pixels_UCHW is None else self.pixels_UCHW[places_T]
+            samples = self.samples_UN[places_T] if heard and self.samples_UN is not None else None
+            if pixels is not None or samples is not None:
+                yield MomentMedia(span, pixels, samples)
 
 
 def decode_films(

@@ -1,75 +1,30 @@
 """Films -> unit vectors, one per moment and sense.
 
-    entries -> decode (other processes, ahead of the model) -> batches of moments of many films -> model -> films' vectors
+    entries -> decode (other processes, ahead of the model) -> batches of moments of many films -> model (another thread) -> films
 
-Letters: U distinct instants of a piece, T frames of a moment, B moments of a batch, E = the model's embed_dim.
+What waits is bounded: some pieces for each decoder (`map_isolated`), one batch in the model and one that is filled meanwhile.
+Batches are made and answered in the order of the pieces, so that results do not depend on who was faster.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from types import TracebackType
+from typing import Self
 
 from cmmixer.config import CuttingSettings
 from cmmixer.data.manifest import Entry, readable
-from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_films
+from cmmixer.data.moments import Cut, DecodedPiece, MomentMedia, Piece, decode_films
 from cmmixer.data.skips import Skip
+from cmmixer.embedding.batch import Moment, embed_batch
 from cmmixer.encoders import Encoder
-from cmmixer.errors import InternalError, MediaError
+from cmmixer.errors import MediaError
 from cmmixer.media.isolate import IsolatedPool
-from cmmixer.models.retriever import Embedding
 from cmmixer.progress import Progress
-from cmmixer.types import Span
-
-Vector = NDArray[np.float32]
-# Takes a moment's vector and its frames'.
-_Deliver = Callable[[Vector, Vector], None]
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A stretch of a film and its unit vectors, float32; a sense that is missing there has None.
-
-    Attributes:
-        span: where it is.
-        video, audio: [E], of the whole moment.
-        video_frames, audio_frames: [T, E], of each frame and of the sound around it.
-    """
-
-    span: Span
-    video: Vector | None
-    audio: Vector | None
-    video_frames: Vector | None = None
-    audio_frames: Vector | None = None
-
-    @property
-    def film(self) -> Vector:
-        """Both senses as one unit vector [E]; the only one where one is missing. See `both_senses`."""
-        return both_senses(self.video, self.audio)
-
-
-def both_senses(video_E: Vector | None, audio_E: Vector | None) -> Vector:
-    """The unit vector along the sum of both senses' unit vectors.
-
-    The contrast has laid a film's picture and its sound near one another, so their middle stands for the film, and either
-    of them for it where the other is missing: nothing has to be trained for that.
-
-    Raises:
-        ValueError: both are missing.
-    """
-    there = [vector for vector in (video_E, audio_E) if vector is not None]
-    if not there:
-        raise ValueError("a film without picture and sound has no vector")
-    total = np.sum(there, axis=0, dtype=np.float64)
-    return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -131,8 +86,6 @@ def embed_moments(
     assert cutting.stride_seconds is not None
     clip = cutting.moment(encoder.clip)
     cut = Cut(clip, cutting.stride_seconds, picture, sound, file_seconds, even, cutting.shots)
-    video = _Batches(encoder.embed_video, batch_size)
-    audio = _Batches(encoder.embed_audio, batch_size)
     open_films: dict[int, _OpenFilm] = {}
 
     def complete() -> Iterator[EmbeddedFilm]:
@@ -141,24 +94,14 @@ def embed_moments(
                 progress.advance()
             yield open_films.pop(number).close()
 
-    for piece, result in decode_films(entries, cut, workers=workers, pool=pool):
-        film = open_films.setdefault(piece.number, _OpenFilm(piece))
-        film.take(piece, result, cut, video, audio)
+    with _Batches(encoder, batch_size) as batches:
+        for piece, result in decode_films(entries, cut, workers=workers, pool=pool):
+            film = open_films.setdefault(piece.number, _OpenFilm(piece))
+            for media in film.take(result):
+                batches.add(film, media)
+            yield from complete()
+        batches.finish()
         yield from complete()
-    video.flush()
-    audio.flush()
-    yield from complete()
-
-
-@dataclass
-class _Draft:
-    """A moment whose vectors are still being made."""
-
-    span: Span
-    video: Vector | None = None
-    audio: Vector | None = None
-    video_frames: Vector | None = None
-    audio_frames: Vector | None = None
 
 
 @dataclass
@@ -166,76 +109,82 @@ class _OpenFilm:
     """An entry of which not everything is decoded or embedded yet."""
 
     piece: Piece
-    drafts: list[_Draft] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
     faults: list[MediaError] = field(default_factory=list)
     pieces_due: int = 1
-    vectors_due: int = 0
+    moments_due: int = 0
 
     @property
     def is_complete(self) -> bool:
-        return self.pieces_due == 0 and self.vectors_due == 0
+        return self.pieces_due == 0 and self.moments_due == 0
 
-    def take(self, piece: Piece, result: DecodedPiece | MediaError, cut: Cut, video: _Batches, audio: _Batches) -> None:
-        """Queues the moments of a piece for the model."""
+    def take(self, result: DecodedPiece | MediaError) -> list[MomentMedia]:
+        """What of a piece is for the model."""
         self.pieces_due -= 1
         if isinstance(result, MediaError):
             self.faults.append(result)
-            return
+            return []
         self.pieces_due += len(result.further)
         self.faults += result.faults
-        for place, span in enumerate(result.spans):
-            draft = _Draft(span)
-            rows = result.instants_MT[place]
-            if result.pixels_UCHW is not None:
-                self.vectors_due += 1
-                video.add(result.pixels_UCHW, rows, self._into(draft, "video"))
-            if result.samples_UN is not None and result.heard_M[place]:
-                self.vectors_due += 1
-                audio.add(result.samples_UN, rows, self._into(draft, "audio"))
-            self.drafts.append(draft)
+        media = list(result.media())
+        self.moments_due += len(media)
+        return media
 
-    def _into(self, draft: _Draft, sense: str) -> _Deliver:
-        def deliver(vector: Vector, frames: Vector) -> None:
-            setattr(draft, sense, vector)
-            setattr(draft, f"{sense}_frames", frames)
-            self.vectors_due -= 1
-
-        return deliver
+    def put(self, moment: Moment) -> None:
+        """What the model made of it."""
+        self.moments.append(moment)
+        self.moments_due -= 1
 
     def close(self) -> EmbeddedFilm:
-        drafts = [draft for draft in self.drafts if draft.video is not None or draft.audio is not None]
-        drafts.sort(key=lambda draft: draft.span.start_seconds)
-        moments = [Moment(**vars(draft)) for draft in drafts]
-        if not moments and not self.faults:
+        self.moments.sort(key=lambda moment: moment.span.start_seconds)
+        if not self.moments and not self.faults:
             self.faults.append(MediaError(self.piece.path, "silent", "it is silent from beginning to end"))
-        return EmbeddedFilm(self.piece.number, self.piece.entry, moments, self.faults)
+        return EmbeddedFilm(self.piece.number, self.piece.entry, self.moments, self.faults)
 
 
 class _Batches:
-    """Gathers moments of one sense, whatever films they come from, and hands their vectors back."""
+    """Gathers moments of whatever films; while a batch is in the model the next one is filled, its films written, and so on."""
 
-    def __init__(self, embed: Callable[[Tensor], Embedding], size: int) -> None:
-        self._embed = embed
-        self._size = size
-        self._queue: list[tuple[NDArray[Any], NDArray[np.intp], _Deliver]] = []
+    def __init__(self, encoder: Encoder, size: int) -> None:
+        self._encoder, self._size = encoder, size
+        self._filling: list[tuple[_OpenFilm, MomentMedia]] = []
+        self._inside: tuple[list[_OpenFilm], Future[list[Moment]]] | None = None
+        self._model = ThreadPoolExecutor(1, "cmmixer-model")
 
-    def add(self, shared_U: NDArray[Any], rows_T: NDArray[np.intp], deliver: _Deliver) -> None:
-        """Queues one moment: the rows of a piece's arrays that make it up, and where its vector goes."""
-        self._queue.append((shared_U, rows_T, deliver))
-        if len(self._queue) >= self._size:
-            self.flush()
+    def __enter__(self) -> Self:
+        return self
 
-    def flush(self) -> None:
-        """Embeds what is queued."""
-        if not self._queue:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._model.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, film: _OpenFilm, media: MomentMedia) -> None:
+        """Queues a moment; a full batch goes to the model as soon as the one before is out, and that one is handed back."""
+        self._filling.append((film, media))
+        if len(self._filling) >= self._size:
+            self._hand_over()
+
+    def finish(self) -> None:
+        """Embeds the rest and hands everything back."""
+        if self._filling:
+            self._hand_over()
+        self._take_back()
+
+    def _hand_over(self) -> None:
+        self._take_back()
+        films = [film for film, _ in self._filling]
+        media = [media for _, media in self._filling]
+        self._filling.clear()
+        self._inside = films, self._model.submit(embed_batch, media, self._encoder)
+
+    def _take_back(self) -> None:
+        if self._inside is None:
             return
-        batch = torch.from_numpy(np.stack([shared[rows] for shared, rows, _ in self._queue]))
-        vectors_BE, frames_BTE = (part.detach().to("cpu", torch.float32).numpy() for part in self._embed(batch))
-        if not np.isfinite(vectors_BE).all():
-            raise InternalError("the model gives vectors that are not finite; take another checkpoint of its run")
-        for (_, _, deliver), vector, frames in zip(self._queue, vectors_BE, frames_BTE, strict=True):
-            deliver(vector, frames)
-        self._queue.clear()
+        films, future = self._inside
+        self._inside = None
+        for film, moment in zip(films, future.result(), strict=True):
+            film.put(moment)
 
 
 def embed_file(
