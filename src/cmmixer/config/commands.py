@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cmmixer.config.augment import AugmentSettings
 from cmmixer.config.check import at_least, one_of, within
 from cmmixer.config.clip import ClipOptions
+from cmmixer.config.cluster import ClusterSettings
 from cmmixer.config.cutting import CuttingSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.optimize import OptimizeSettings
@@ -80,15 +81,15 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareSettings(DataSettings, ClipOptions):
+class PrepareSettings(DataSettings, ClipOptions, ClusterSettings):
     """Decode films once into a clip store that training reads fast.
 
     Attributes:
-        out: folder of the clip store
+        out: folder of the clip store, or s3://BUCKET/NAME
         preset: whose picture geometry to prepare for
         jpeg_quality: of the stored frames, 1 to 100
         silence_dbfs: films whose loudest window stays below this are listed as silent
-        workers: processes; 0 takes every core
+        workers: processes; 0 takes every core, or those of an actor
         overwrite: start anew in a folder that holds a store; without it the work there is continued
     """
 
@@ -101,6 +102,7 @@ class PrepareSettings(DataSettings, ClipOptions):
 
     def __post_init__(self) -> None:
         DataSettings.__post_init__(self)
+        ClusterSettings.__post_init__(self)
         one_of("preset", self.preset, PRESETS)
         within("jpeg_quality", self.jpeg_quality, 1, 100)
         at_least("workers", self.workers, 0)
