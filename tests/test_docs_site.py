@@ -26,7 +26,7 @@ from cmmixer.cutlist.table import COLUMNS as CUT_COLUMNS
 from cmmixer.data.manifest import COLUMNS as MANIFEST_COLUMNS
 from cmmixer.data.store import SCHEMA as STORE_SCHEMA
 from cmmixer.data.store import StoreCard
-from cmmixer.embedding.table import FRAME_FIELDS, PARQUET_SCHEMA
+from cmmixer.embedding import parquet_schema
 from cmmixer.errors import MediaError
 from cmmixer.evaluation.metrics import retrieval_metrics
 from cmmixer.indexing.card import IndexCard
@@ -257,7 +257,13 @@ def test_formats_names_every_column_and_key_and_no_other() -> None:
     assert _first_cells("Data")[1] == list(MANIFEST_COLUMNS)
     assert _first_cells("Clip store")[1] == STORE_SCHEMA.names
     assert _first_cells("Checkpoints")[2] == [field.name for field in dataclasses.fields(Card)]
-    assert _first_cells("Vectors as Parquet") == [PARQUET_SCHEMA.names, [field.name for field in FRAME_FIELDS]]
+    plain, with_frames = parquet_schema().names, parquet_schema(frames=True).names
+    scales = parquet_schema("int8", frames=True).names
+    assert _first_cells("Vectors as Parquet") == [
+        plain,
+        [name for name in with_frames if name not in plain],
+        [name for name in scales if name not in with_frames],
+    ]
     assert _first_cells("Index")[1:] == [FILES_SCHEMA.names, moments_schema(8, 4).names]
     assert _first_cells("Cut lists")[0] == list(CUT_COLUMNS)
     vectors_NE = np.eye(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -49,6 +50,24 @@ def remove_leftovers(folder: Path) -> None:
     """Removes what a killed process left half written in `folder`."""
     for path in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def remove_dead_drafts(path: Path) -> None:
+    """Removes what killed processes left half written beside a file of that name; a process that lives keeps its own."""
+    for draft in path.parent.glob(f"{glob.escape(TEMPORARY)}*-{glob.escape(path.name)}"):
+        writer = draft.name.removeprefix(TEMPORARY).removesuffix(f"-{path.name}")
+        if writer.isdigit() and not _lives(int(writer)):
+            draft.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

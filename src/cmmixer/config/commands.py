@@ -13,6 +13,7 @@ from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.optimize import OptimizeSettings
 from cmmixer.config.presets import PRESETS
 from cmmixer.config.training import DEVICES, TrainingSettings
+from cmmixer.config.vectors import VECTOR_BYTES
 from cmmixer.errors import SettingsError
 
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -272,12 +273,18 @@ class EmbedSettings(MomentSettings):
         data: a folder of films and sounds, or any layout that pretrain takes
         out: Parquet file: path, start and end of each moment, its vectors, None where a sense is missing
         frames: write the vectors of each frame, and of the sound around it, beside those of the moment
+        vectors: how vectors are stored: fp32, bf16 (half the bytes) or int8 (a quarter, and a scale for each vector)
     """
 
     model: str
     data: str
     out: str
     frames: bool = False
+    vectors: str = "fp32"
+
+    def __post_init__(self) -> None:
+        MomentSettings.__post_init__(self)
+        one_of("vectors", self.vectors, VECTOR_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)

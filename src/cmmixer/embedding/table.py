@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.text import Text
 
-from cmmixer.atomic import TEMPORARY, explain_full_disk
+from cmmixer.atomic import explain_full_disk
 from cmmixer.config import CuttingSettings, EmbedSettings
 from cmmixer.config.check import pick
-from cmmixer.data.manifest import read_layout, readable
+from cmmixer.data.manifest import read_layout
 from cmmixer.data.skips import SkipReport
-from cmmixer.embedding.batch import Vector
 from cmmixer.embedding.films import EmbeddedFilm, embed_moments
+from cmmixer.embedding.parquet import written_parquet
 from cmmixer.encoders import Encoder, load_encoder
 from cmmixer.errors import InputError
 from cmmixer.progress import NoProgress, Progress
@@ -61,22 +56,6 @@ class EmbedReport:
         return Text("\n".join(lines))
 
 
-PARQUET_SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("audio_path", pa.string()),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("start_seconds", pa.float64(), nullable=False),
-        pa.field("end_seconds", pa.float64(), nullable=False),
-        pa.field("video", pa.list_(pa.float32())),
-        pa.field("audio", pa.list_(pa.float32())),
-    ]
-)
-# With --frames: T vectors of E values for each moment and sense.
-FRAME_FIELDS = [pa.field(f"{sense}_frames", pa.list_(pa.list_(pa.float32()))) for sense in ("video", "audio")]
-
-
 def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder: Encoder | None = None) -> EmbedReport:
     """Embeds every moment of films and sounds into a Parquet file, in the order of the data.
 
@@ -103,14 +82,17 @@ def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder:
     )
     skips = SkipReport(listing.ignored)
     used = rows = 0
-    schema = pa.schema([*PARQUET_SCHEMA, *FRAME_FIELDS]) if settings.frames else PARQUET_SCHEMA
-    with explain_full_disk(Path(settings.out), InputError), _parquet(Path(settings.out), encoder, schema) as write:
+    out = Path(settings.out)
+    with (
+        explain_full_disk(out, InputError),
+        written_parquet(out, encoder, settings.vectors, frames=settings.frames) as writer,
+    ):
         for film in _in_order(films):
             skip = film.skip()
             if skip is not None:
                 skips.add_skip(skip)
             if film.moments:
-                write(film)
+                writer.write(film)
                 used, rows = used + 1, rows + len(film.moments)
     return EmbedReport(settings.out, used, rows, skips)
 
@@ -124,39 +106,3 @@ def _in_order(films: Iterable[EmbeddedFilm]) -> Iterator[EmbeddedFilm]:
         while following in held:
             yield held.pop(following)
             following += 1
-
-
-@contextmanager
-def _parquet(path: Path, encoder: Encoder, schema: pa.Schema) -> Iterator[Callable[[EmbeddedFilm], None]]:
-    """Writes films as rows to a temporary file that takes the path's name when everything is in it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    card = {"model_id": encoder.id, "embed_dim": encoder.dim, "clip": asdict(encoder.clip)}
-    schema = schema.with_metadata({"cmmixer": json.dumps(card)})
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            yield lambda film: writer.write_table(pa.Table.from_pylist(_rows(film, schema.names), schema=schema))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _rows(film: EmbeddedFilm, columns: Sequence[str]) -> list[dict[str, Any]]:
-    entry = film.entry
-    about = {
-        "path": readable(entry.path),
-        "audio_path": None if entry.audio_path is None else readable(entry.audio_path),
-        "source": entry.source,
-        "label": entry.label,
-    }
-    rows = []
-    for moment in film.moments:
-        own = {"start_seconds": moment.span.start_seconds, "end_seconds": moment.span.end_seconds}
-        vectors = {name: getattr(moment, name) for name in columns if name not in about and name not in own}
-        rows.append({**about, **own, **{name: _lists(vector) for name, vector in vectors.items()}})
-    return rows
-
-
-def _lists(vector: Vector | None) -> Any:
-    """Arrow takes arrays of one axis; those of two become a list of such."""
-    return list(vector) if vector is not None and vector.ndim == 2 else vector
