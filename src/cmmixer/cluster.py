@@ -6,9 +6,11 @@ commits them does so once, in the order a single machine would.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -21,6 +23,8 @@ Answer = TypeVar("Answer")
 
 # Ray Data plans all parts of a run beforehand; a wave of them is enough to keep thousands of actors busy.
 _PARTS_PER_WAVE = 10_000
+# So that an actor with long films does not hold up the end.
+_PARTS_EACH = 4
 # A part that took so many actors with it will take the next one too.
 _TRIES = 4
 _CONNECT_SECONDS = 5.0
@@ -43,6 +47,11 @@ class Cluster:
         self._ray, self._settings = ray, settings
         self.actors = _room(ray, settings)
 
+    def parts(self, items: Sequence[Part], most: int) -> list[Sequence[Part]]:
+        """Items in parts of at most `most`, and of fewer where actors would have nothing to do."""
+        size = max(1, min(most, math.ceil(len(items) / (self.actors * _PARTS_EACH))))
+        return [items[start : start + size] for start in range(0, len(items), size)]
+
     def map(self, make: Callable[[], Callable[[Part], Answer]], parts: Sequence[Part]) -> Iterator[Answer]:
         """`make()(part)` for each part, in the order of the parts.
 
@@ -60,16 +69,18 @@ class Cluster:
     def _wave(self, make: Any, parts: Sequence[Any]) -> Iterator[Any]:
         ray = self._ray
         rows = [{"part": pickle.dumps(part)} for part in parts]
-        answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _Actor,
-            fn_constructor_args=(make,),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(parts))),
-            num_cpus=self._settings.ray_cpus,
-            num_gpus=self._settings.ray_gpus,
-            max_restarts=-1,
-            max_task_retries=_TRIES - 1,
-        )
+        with warnings.catch_warnings():
+            # Ray 2.60 says that how often a part is tried goes in another way from 2.64 on, and not yet in which.
+            warnings.simplefilter("ignore")
+            answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                _Actor,
+                fn_constructor_args=(make,),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(parts))),
+                num_cpus=self._settings.ray_cpus,
+                num_gpus=self._settings.ray_gpus,
+                ray_remote_args_fn=_options,
+            )
         again = "what was committed stays, run the same command again"
         try:
             for row in answers.iter_rows():
@@ -83,6 +94,11 @@ class Cluster:
             ) from fault
         except (ray.exceptions.RaySystemError, ray.exceptions.RpcError, ConnectionError) as fault:
             raise InternalError(f"the Ray cluster was lost; {again} ({_short(fault)})") from fault
+
+
+def _options() -> dict[str, int]:
+    """Ray Data starts lost actors anew and repeats their parts for ever; a part that ends all of them must not."""
+    return {"max_task_retries": _TRIES - 1}
 
 
 class _Actor:
@@ -114,6 +130,7 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster | None]:
         yield None
         return
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray

@@ -20,6 +20,8 @@ DIFFICULTIES = ("easy", "medium", "hard")
 SENSES = ("audio", "video", "film")
 LOSSES = ("infonce", "nt_xent")
 RERANKS = ("none", "sequence")
+# What a file of vectors is named; other names are folders.
+PARQUET = ".parquet"
 HEAD_STARTS = ("canonical", "random")
 
 
@@ -265,13 +267,14 @@ class MomentSettings(CuttingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedSettings(MomentSettings):
-    """Embed every moment of films and sounds into unit vectors, written as a Parquet file.
+class EmbedSettings(MomentSettings, ClusterSettings):
+    """Embed every moment of films and sounds into unit vectors, written as a Parquet file or a Lance table.
 
     Attributes:
         model: run or checkpoint of finetune, or NAME:ARGUMENT of another encoder, as hf:facebook/pe-av-small or hub:owner/name
         data: a folder of films and sounds, or any layout that pretrain takes
-        out: Parquet file: path, start and end of each moment, its vectors, None where a sense is missing
+        out: Parquet file named *.parquet: path, start and end of each moment, its vectors, None where a sense is missing; any
+            other name is a folder with the same as a Lance table, which a stopped run goes on with; both may be s3://BUCKET/NAME
         frames: write the vectors of each frame, and of the sound around it, beside those of the moment
         vectors: how vectors are stored: fp32, bf16 (half the bytes) or int8 (a quarter, and a scale for each vector)
     """
@@ -284,7 +287,12 @@ class EmbedSettings(MomentSettings):
 
     def __post_init__(self) -> None:
         MomentSettings.__post_init__(self)
+        ClusterSettings.__post_init__(self)
         one_of("vectors", self.vectors, VECTOR_BYTES)
+        if self.engine == "ray" and self.out.endswith(PARQUET):
+            raise SettingsError(f"--out {self.out}: --engine ray fills a table, from many machines; give a folder")
+        if self.engine == "ray" and self.device == "cuda" and not self.ray_gpus:
+            raise SettingsError("--device cuda: on a cluster an actor has the GPUs it asks for; give --ray_gpus 1 too")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from cmmixer.data.manifest import Entry, readable
 from cmmixer.data.skips import Skip
 from cmmixer.storage import Folder
 
@@ -42,3 +43,15 @@ class Journal:
         """Whether a film gave nothing and would give nothing again."""
         skip = self.skips.get(key)
         return skip is not None and skip.clips_used == 0 and skip.reason not in TRY_AGAIN
+
+
+def distinct(entries: list[Entry]) -> tuple[list[Entry], list[Skip]]:
+    """The entries without those that name the same stretch of the same file again, and a word on these."""
+    seen: dict[str, Entry] = {}
+    repeated = []
+    for entry in entries:
+        if seen.setdefault(entry.key, entry) is not entry:
+            repeated.append(
+                Skip(readable(entry.path), "duplicate", "the same stretch of the same file is listed before")
+            )
+    return list(seen.values()), repeated

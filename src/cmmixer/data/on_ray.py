@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from cmmixer.cluster import Cluster
 from cmmixer.data.film_rows import FilmRows, too_quiet
-from cmmixer.data.manifest import Entry
+from cmmixer.data.manifest import Entry, absolute
 from cmmixer.data.store_writer import WrittenPart, rows_of, write_part
 from cmmixer.errors import MediaError
 from cmmixer.media.isolate import IsolatedPool, map_isolated
-from cmmixer.storage import Folder, LocalFolder, open_folder
+from cmmixer.storage import Folder, open_folder
 
-# What a lost actor costs, and what lies between two commits of its rows.
+# At most: what a lost actor costs.
 FILMS_PER_PART = 16
 # Rows an actor holds before it writes a file.
 _FILE_BYTES = 64 << 20
@@ -77,17 +76,4 @@ class PartDecoder:
 
 def decode_on_ray(entries: Sequence[Entry], decoder: PartDecoder, cluster: Cluster) -> Iterator[DecodedPart]:
     """Decodes films on a cluster, in parts, in their order."""
-    here = [absolute(entry) for entry in entries]
-    parts = [here[start : start + FILMS_PER_PART] for start in range(0, len(here), FILMS_PER_PART)]
-    return cluster.map(decoder, parts)
-
-
-def absolute(entry: Entry) -> Entry:
-    """The same entry for a process with another working directory; its names and key stay."""
-    audio = None if entry.audio_path is None else os.path.abspath(entry.audio_path)
-    return replace(entry, path=os.path.abspath(entry.path), audio_path=audio)
-
-
-def absolute_place(folder: Folder) -> str:
-    """The name of a folder for a process with another working directory."""
-    return str(folder.path.absolute()) if isinstance(folder, LocalFolder) else str(folder)
+    return cluster.map(decoder, cluster.parts([absolute(entry) for entry in entries], FILMS_PER_PART))

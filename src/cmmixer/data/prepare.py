@@ -19,7 +19,7 @@ from cmmixer.config.check import pick
 from cmmixer.config.cluster import ClusterSettings
 from cmmixer.config.commands import PrepareSettings
 from cmmixer.data.film_rows import FilmRows, decode_film, too_quiet
-from cmmixer.data.journal import Journal
+from cmmixer.data.journal import Journal, distinct
 from cmmixer.data.manifest import Entry, Listing, read_layout, readable
 from cmmixer.data.skips import Skip, SkipReport
 from cmmixer.data.store import CARD, JOURNAL, LOCK, OWN_FILES, ClipStore, StoreCard
@@ -27,7 +27,7 @@ from cmmixer.data.store_writer import StoreWriter
 from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.isolate import map_isolated
 from cmmixer.progress import NoProgress, Progress
-from cmmixer.storage import Folder, Held, open_folder, refuse_remote
+from cmmixer.storage import Folder, Held, absolute_place, open_folder, refuse_remote
 from cmmixer.version import __version__
 
 # A commit costs a file and some milliseconds; a kill costs what was decoded since the last one.
@@ -120,7 +120,7 @@ class _Run:
 
     def decode(self, entries: list[Entry], cluster: Cluster | None, progress: Progress) -> None:
         """Decodes the films that are not done yet and commits their rows."""
-        todo = [entry for entry in _distinct(entries)[0] if not self._done(entry)]
+        todo = [entry for entry in distinct(entries)[0] if not self._done(entry)]
         progress.start(len(entries), "decoding films")
         progress.advance(len(entries) - len(todo))
         settings = self.settings
@@ -145,7 +145,7 @@ class _Run:
     def finish(self, layout: Listing) -> SkipReport:
         """Writes the report and declares the store complete."""
         told = [skip for key, skip in self.journal.skips.items() if skip.clips_used > 0 or key not in self.stored]
-        skips = SkipReport([*told, *_distinct(layout.entries)[1], *layout.ignored])
+        skips = SkipReport([*told, *distinct(layout.entries)[1], *layout.ignored])
         skips.write(self.folder)
         self.writer.tidy()
         replace(self.card, complete=True).write(self.folder)
@@ -155,7 +155,7 @@ class _Run:
         self, cluster: Cluster, function: partial[FilmRows], todo: list[Entry], progress: Progress
     ) -> None:
         """The same, by actors that write the rows themselves; what they wrote counts once it is committed here."""
-        from cmmixer.data.on_ray import PartDecoder, absolute_place, decode_on_ray
+        from cmmixer.data.on_ray import PartDecoder, decode_on_ray
 
         settings = self.settings
         decoder = PartDecoder(
@@ -214,18 +214,6 @@ class _Run:
         self.journal.commit()
         self.writer.commit()
         self._committed = time.monotonic()
-
-
-def _distinct(entries: list[Entry]) -> tuple[list[Entry], list[Skip]]:
-    """The entries without those that name the same stretch of the same file again, and a word on these."""
-    seen: dict[str, Entry] = {}
-    repeated = []
-    for entry in entries:
-        if seen.setdefault(entry.key, entry) is not entry:
-            repeated.append(
-                Skip(readable(entry.path), "duplicate", "the same stretch of the same file is listed before")
-            )
-    return list(seen.values()), repeated
 
 
 def _card(settings: PrepareSettings) -> StoreCard:

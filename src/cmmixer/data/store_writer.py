@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-import lance
 import pyarrow as pa
-from lance.file import LanceFileReader
-from lance.fragment import FragmentMetadata, write_fragments
 
 from cmmixer.data.film_rows import FilmRows
 from cmmixer.data.manifest import Entry, readable
 from cmmixer.data.store import SCHEMA, TABLE, open_table
-from cmmixer.storage import Folder, Held, server_told
+from cmmixer.storage import Folder, Held
+from cmmixer.storage.table import GrowingTable, read_beside, write_beside
 
 # An entry's key and a clip's id.
 RowKey = tuple[str, str]
@@ -62,14 +58,7 @@ class WrittenPart:
 
 def write_part(folder: Folder, rows: list[dict[str, Any]]) -> WrittenPart:
     """Writes rows beside the table, from whatever machine; they show once `StoreWriter.commit` takes them up."""
-    if not rows:
-        return WrittenPart([], [])
-    table = pa.Table.from_pylist(rows, SCHEMA)
-    with server_told(folder):
-        fragments = write_fragments(
-            table, folder.child(TABLE), schema=SCHEMA, mode="append", storage_options=folder.storage_options
-        )
-    return WrittenPart([json.dumps(one.to_json()) for one in fragments], list(map(_key, rows)))
+    return WrittenPart(write_beside(folder, TABLE, pa.Table.from_pylist(rows, SCHEMA)), list(map(_key, rows)))
 
 
 class StoreWriter:
@@ -81,13 +70,11 @@ class StoreWriter:
     """
 
     def __init__(self, folder: Folder, held: Held) -> None:
-        self.folder, self._held = folder, held
+        self.folder = folder
+        self._table = GrowingTable(folder, TABLE, SCHEMA, held)
         self._pending: list[dict[str, Any]] = []
         self._pending_bytes = 0
         self._parts: list[str] = []
-        if not folder.has_below(f"{TABLE}/_versions"):
-            folder.remove(TABLE)
-            self._write(pa.Table.from_pylist([], SCHEMA), "create")
 
     def films(self) -> dict[str, tuple[str, str]]:
         """The films whose rows are committed: entry key -> (path, fingerprint)."""
@@ -104,8 +91,8 @@ class StoreWriter:
         if set(part.keys) == set(kept):
             self._parts += part.fragments
         elif kept:  # a few are duplicates of what came before: the rest is written anew, and the old file cleared away
-            rows = [row for fragment in part.fragments for row in self._read(fragment) if _key(row) in kept]
-            self._parts += write_part(self.folder, rows).fragments
+            rows = read_beside(self.folder, TABLE, part.fragments).to_pylist()
+            self._parts += write_part(self.folder, [row for row in rows if _key(row) in kept]).fragments
 
     @property
     def pending_bytes(self) -> int:
@@ -114,42 +101,15 @@ class StoreWriter:
 
     def commit(self) -> None:
         """Shows the pending rows in one atomic step."""
-        if not self._pending and not self._parts:
-            return
-        self._held.check()
         if self._pending:
-            self._write(pa.Table.from_pylist(self._pending, SCHEMA), "append")
+            self._table.append(pa.Table.from_pylist(self._pending, SCHEMA))
             self._pending, self._pending_bytes = [], 0
-        if self._parts:
-            fragments = [FragmentMetadata.from_json(text) for text in self._parts]
-            with server_told(self.folder):
-                lance.LanceDataset.commit(
-                    self.folder.child(TABLE),
-                    lance.LanceOperation.Append(fragments),
-                    read_version=open_table(self.folder).version,
-                    storage_options=self.folder.storage_options,
-                )
-            self._parts = []
+        self._table.commit(self._parts)
+        self._parts = []
 
     def tidy(self) -> None:
         """Removes older versions of the table's list of files, and files that killed writers left."""
-        self._held.check()
-        with server_told(self.folder):
-            open_table(self.folder).cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
-
-    def _write(self, rows: pa.Table, mode: str) -> None:
-        with server_told(self.folder):
-            lance.write_dataset(rows, self.folder.child(TABLE), mode=mode, storage_options=self.folder.storage_options)
-
-    def _read(self, fragment: str) -> list[dict[str, Any]]:
-        """The rows of a file that is not committed."""
-        rows: list[dict[str, Any]] = []
-        for file in json.loads(fragment)["files"]:
-            path = f"{self.folder.child(TABLE)}/data/{file['path']}"
-            with server_told(self.folder):
-                reader = LanceFileReader(path, storage_options=self.folder.storage_options)
-                rows += reader.read_all().to_table().to_pylist()
-        return rows
+        self._table.tidy()
 
 
 def _key(row: dict[str, Any]) -> RowKey:

@@ -108,3 +108,8 @@ def server_told(folder: Folder) -> Iterator[None]:
         if isinstance(folder, ObjectFolder) and is_of_the_server(fault):
             raise InputError(explained(folder, fault)) from fault
         raise
+
+
+def absolute_place(folder: Folder) -> str:
+    """The name of a folder for a process with another working directory."""
+    return str(folder.path.absolute()) if isinstance(folder, LocalFolder) else str(folder)

@@ -23,12 +23,20 @@ _LOOK_RETRIES, _WORK_RETRIES = (1, timedelta(seconds=6)), (8, timedelta(seconds=
 
 
 class ObjectFolder:
-    """See `Folder`. Opening one asks the server nothing; `make` and every reader do."""
+    """See `Folder`. Opening one asks the server nothing; `make` and every reader do.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: s3://BUCKET/NAME.
+        whole_bucket: whether s3://BUCKET will do too.
+
+    Raises:
+        SettingsError: another address.
+    """
+
+    def __init__(self, url: str, *, whole_bucket: bool = False) -> None:
         self.url = url.rstrip("/")
         bucket, _, self.prefix = self.url.removeprefix("s3://").partition("/")
-        if not bucket or not self.prefix:
+        if not bucket or not (self.prefix or whole_bucket):
             raise SettingsError(f"{url}: expected s3://BUCKET/NAME, a bucket and a name in it")
         self.bucket = bucket
         self.storage_options: dict[str, str] | None = {
@@ -133,7 +141,7 @@ class ObjectFolder:
             options: dict[str, Any] = {**(_WORK if self._reached else _LOOK), "allow_http": _allow_http()}
             self._stores[self._reached] = S3Store(
                 self.bucket,
-                prefix=self.prefix,
+                prefix=self.prefix or None,
                 client_options=options,
                 retry_config={"max_retries": retries, "retry_timeout": seconds},
             )
