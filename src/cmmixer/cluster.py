@@ -74,7 +74,7 @@ class Cluster:
             warnings.simplefilter("ignore")
             answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
                 _Actor,
-                fn_constructor_args=(make,),
+                fn_constructor_args=(make, _storage_access()),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(parts))),
                 num_cpus=self._settings.ray_cpus,
@@ -101,10 +101,21 @@ def _options() -> dict[str, int]:
     return {"max_task_retries": _TRIES - 1}
 
 
-class _Actor:
-    """What runs in the cluster. The work is made with the first part, so that what fails there is told like any failure."""
+def _storage_access() -> dict[str, str]:
+    """How this process reaches object storage; machines of the cluster need not know it by themselves."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
+
+class _Actor:
+    """What runs in the cluster. The work is made with the first part, so that what fails there is told like any failure.
+
+    Args:
+        make: the work.
+        environment: variables of the caller. Not given as Ray's `runtime_env`, which its pages and logs show.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]], environment: dict[str, str]) -> None:
+        os.environ.update(environment)
         self._make = make
         self._work: Callable[[Any], Any] | None = None
 
@@ -151,13 +162,15 @@ def connected(settings: ClusterSettings) -> Iterator[Cluster | None]:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-        else:
-            _knock(address)
-            ray.init(address=address, **quiet)
+        _knock(options["address"])
+        with warnings.catch_warnings():
+            # Lance warns of a fork; those that Ray starts are other programs at once.
+            warnings.filterwarnings("ignore", message="lance is not fork-safe")
+            ray.init(**options)
     except SettingsError:
         raise
     except Exception as fault:  # Ray has no common error for this

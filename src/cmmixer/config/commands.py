@@ -15,6 +15,7 @@ from cmmixer.config.presets import PRESETS
 from cmmixer.config.training import DEVICES, TrainingSettings
 from cmmixer.config.vectors import VECTOR_BYTES
 from cmmixer.errors import SettingsError
+from cmmixer.storage.place import FILMS_ELSEWHERE, INDEX_ELSEWHERE, RUN_ELSEWHERE, refuse_remote
 
 DIFFICULTIES = ("easy", "medium", "hard")
 SENSES = ("audio", "video", "film")
@@ -138,6 +139,7 @@ class PretrainSettings(DataSettings, ClipOptions, MixerSettings, AugmentSettings
         MixerSettings.__post_init__(self)
         AugmentSettings.__post_init__(self)
         TrainingSettings.__post_init__(self)
+        refuse_remote("out", self.out, RUN_ELSEWHERE)
         one_of("preset", self.preset, PRESETS)
         within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
         at_least("video_weight", self.video_weight, 0.0)
@@ -186,6 +188,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         DataSettings.__post_init__(self)
         AugmentSettings.__post_init__(self)
         TrainingSettings.__post_init__(self)
+        refuse_remote("out", self.out, RUN_ELSEWHERE)
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
         one_of("head_start", self.head_start, HEAD_STARTS)
@@ -314,6 +317,8 @@ class IndexSettings(MomentSettings, OptimizeSettings):
     def __post_init__(self) -> None:
         MomentSettings.__post_init__(self)
         OptimizeSettings.__post_init__(self)
+        refuse_remote("index", self.index, INDEX_ELSEWHERE)
+        refuse_remote("data", self.data, FILMS_ELSEWHERE)
         if self.data is None and not self.optimize:
             raise SettingsError("missing: --data, what to index; or --optimize, to optimise what is there")
         if self.data is None and self.sync:
@@ -362,6 +367,7 @@ class SearchSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        refuse_remote("index", self.index, INDEX_ELSEWHERE)
         at_least("k", self.k, 1)
         one_of("rerank", self.rerank, RERANKS)
         at_least("rerank_top", self.rerank_top, 1)

@@ -28,6 +28,7 @@ from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.isolate import map_isolated
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.storage import Folder, Held, absolute_place, open_folder, refuse_remote
+from cmmixer.storage.place import FILMS_ELSEWHERE
 from cmmixer.version import __version__
 
 # A commit costs a file and some milliseconds; a kill costs what was decoded since the last one.
@@ -88,7 +89,7 @@ def prepare(settings: PrepareSettings, progress: Progress | None = None) -> Prep
     """
     started = time.monotonic()
     card = _card(settings)
-    refuse_remote("data", settings.data, "films are read from files; mount the bucket, or copy them")
+    refuse_remote("data", settings.data, FILMS_ELSEWHERE)
     layout = read_layout(settings.data, settings.split)
     folder = open_folder(settings.out)
     busy = StoreError(f"{folder}: another `prepare` is writing to it; wait for it or choose another folder")

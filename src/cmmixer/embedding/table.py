@@ -27,6 +27,7 @@ from cmmixer.encoders import Encoder, load_encoder
 from cmmixer.errors import InputError, StoreError
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.storage import Folder, absolute_place, is_remote, open_folder, refuse_remote
+from cmmixer.storage.place import FILMS_ELSEWHERE
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder:
         InputError: data or model that cannot be read, a place that cannot be written to, a cluster that does not answer.
     """
     progress = progress or NoProgress()
-    refuse_remote("data", settings.data, "films are read from files; mount the bucket, or copy them")
+    refuse_remote("data", settings.data, FILMS_ELSEWHERE)
     listing = read_layout(settings.data)
     with explain_full_disk(settings.out, InputError), connected(pick(ClusterSettings, settings)) as cluster:
         # Actors have the GPUs; here the model only says who it is.
