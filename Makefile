@@ -14,7 +14,7 @@ install: $(STAMP) ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,probe,inspect,serve,bench,export,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,probe,inspect,serve,bench,export,ray,s3,docs,dev]'
 	touch $(STAMP)
 
 system: ## Chromium for the tests of the page, where this is Debian and we are root

@@ -71,7 +71,7 @@ def _lives(process: int) -> bool:
 
 
 @contextmanager
-def explain_full_disk(where: Path, error: Callable[[str], CMMixerError]) -> Iterator[None]:
+def explain_full_disk(where: object, error: Callable[[str], CMMixerError]) -> Iterator[None]:
     """Turns a full disk or a forbidden folder into one clear line.
 
     Raises:

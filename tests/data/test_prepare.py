@@ -32,6 +32,7 @@ from cmmixer.data.film_rows import decode_jpeg, encode_jpeg
 from cmmixer.data.prepare import prepare
 from cmmixer.data.store import ClipStore
 from cmmixer.errors import DataError, MediaError, StoreError
+from cmmixer.storage import LocalFolder
 from cmmixer.types import Clip
 from tests.conftest import PICO
 from tests.data.made_films import film
@@ -244,7 +245,7 @@ class TestContinuing:
 
     def test_two_writers_are_kept_apart(self, films: Path, store: Path) -> None:
         with (
-            prepare_module._locked(store),
+            LocalFolder(store).held(".lock", StoreError("-")),
             pytest.raises(StoreError, match="another `prepare` is writing to it"),
         ):
             prepare(settings(films, store))

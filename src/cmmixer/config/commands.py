@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cmmixer.config.augment import AugmentSettings
 from cmmixer.config.check import at_least, one_of, within
 from cmmixer.config.clip import ClipOptions
+from cmmixer.config.cluster import ClusterSettings
 from cmmixer.config.cutting import CuttingSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.optimize import OptimizeSettings
@@ -14,11 +15,14 @@ from cmmixer.config.presets import PRESETS
 from cmmixer.config.training import DEVICES, PRECISIONS, TrainingSettings
 from cmmixer.config.vectors import VECTOR_BYTES
 from cmmixer.errors import SettingsError
+from cmmixer.storage.place import FILMS_ELSEWHERE, INDEX_ELSEWHERE, RUN_ELSEWHERE, refuse_remote
 
 DIFFICULTIES = ("easy", "medium", "hard")
 SENSES = ("audio", "video", "film")
 LOSSES = ("infonce", "nt_xent")
 RERANKS = ("none", "sequence")
+# What a file of vectors is named; other names are folders.
+PARQUET = ".parquet"
 HEAD_STARTS = ("canonical", "random")
 
 
@@ -89,15 +93,15 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareSettings(DataSettings, ClipOptions):
+class PrepareSettings(DataSettings, ClipOptions, ClusterSettings):
     """Decode films once into a clip store that training reads fast.
 
     Attributes:
-        out: folder of the clip store
+        out: folder of the clip store, or s3://BUCKET/NAME
         preset: whose picture geometry to prepare for
         jpeg_quality: of the stored frames, 1 to 100
         silence_dbfs: films whose loudest window stays below this are listed as silent
-        workers: processes; 0 takes every core
+        workers: processes; 0 takes every core, or those of an actor
         overwrite: start anew in a folder that holds a store; without it the work there is continued
     """
 
@@ -110,6 +114,7 @@ class PrepareSettings(DataSettings, ClipOptions):
 
     def __post_init__(self) -> None:
         DataSettings.__post_init__(self)
+        ClusterSettings.__post_init__(self)
         one_of("preset", self.preset, PRESETS)
         within("jpeg_quality", self.jpeg_quality, 1, 100)
         at_least("workers", self.workers, 0)
@@ -142,6 +147,7 @@ class PretrainSettings(DataSettings, ClipOptions, MixerSettings, AugmentSettings
         MixerSettings.__post_init__(self)
         AugmentSettings.__post_init__(self)
         TrainingSettings.__post_init__(self)
+        refuse_remote("out", self.out, RUN_ELSEWHERE)
         one_of("preset", self.preset, PRESETS)
         within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
         at_least("video_weight", self.video_weight, 0.0)
@@ -195,6 +201,7 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         DataSettings.__post_init__(self)
         AugmentSettings.__post_init__(self)
         TrainingSettings.__post_init__(self)
+        refuse_remote("out", self.out, RUN_ELSEWHERE)
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
         one_of("head_start", self.head_start, HEAD_STARTS)
@@ -280,13 +287,14 @@ class MomentSettings(CuttingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedSettings(MomentSettings):
-    """Embed every moment of films and sounds into unit vectors, written as a Parquet file.
+class EmbedSettings(MomentSettings, ClusterSettings):
+    """Embed every moment of films and sounds into unit vectors, written as a Parquet file or a Lance table.
 
     Attributes:
         model: run or checkpoint of finetune, or NAME:ARGUMENT of another encoder, as hf:facebook/pe-av-small or hub:owner/name
         data: a folder of films and sounds, or any layout that pretrain takes
-        out: Parquet file: path, start and end of each moment, its vectors, None where a sense is missing
+        out: Parquet file named *.parquet: path, start and end of each moment, its vectors, None where a sense is missing; any
+            other name is a folder with the same as a Lance table, which a stopped run goes on with; both may be s3://BUCKET/NAME
         frames: write the vectors of each frame, and of the sound around it, beside those of the moment
         vectors: how vectors are stored: fp32, bf16 (half the bytes) or int8 (a quarter, and a scale for each vector)
     """
@@ -299,7 +307,12 @@ class EmbedSettings(MomentSettings):
 
     def __post_init__(self) -> None:
         MomentSettings.__post_init__(self)
+        ClusterSettings.__post_init__(self)
         one_of("vectors", self.vectors, VECTOR_BYTES)
+        if self.engine == "ray" and self.out.endswith(PARQUET):
+            raise SettingsError(f"--out {self.out}: --engine ray fills a table, from many machines; give a folder")
+        if self.engine == "ray" and self.device == "cuda" and not self.ray_gpus:
+            raise SettingsError("--device cuda: on a cluster an actor has the GPUs it asks for; give --ray_gpus 1 too")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +334,8 @@ class IndexSettings(MomentSettings, OptimizeSettings):
     def __post_init__(self) -> None:
         MomentSettings.__post_init__(self)
         OptimizeSettings.__post_init__(self)
+        refuse_remote("index", self.index, INDEX_ELSEWHERE)
+        refuse_remote("data", self.data, FILMS_ELSEWHERE)
         if self.data is None and not self.optimize:
             raise SettingsError("missing: --data, what to index; or --optimize, to optimise what is there")
         if self.data is None and self.sync:
@@ -369,6 +384,7 @@ class SearchSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        refuse_remote("index", self.index, INDEX_ELSEWHERE)
         at_least("k", self.k, 1)
         one_of("rerank", self.rerank, RERANKS)
         at_least("rerank_top", self.rerank_top, 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cmmixer.config.check import at_least, one_of, within
 from cmmixer.config.training import DEVICES
 from cmmixer.errors import SettingsError
+from cmmixer.storage.place import INDEX_ELSEWHERE, refuse_remote
 
 _SHORTEST_TOKEN = 16
 
@@ -63,6 +64,7 @@ class ServeSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        refuse_remote("index", self.index, INDEX_ELSEWHERE)
         within("port", self.port, 0, 65535)
         for name in ("cache_mb", "max_upload_mb", "queries", "searches", "workers"):
             at_least(name, getattr(self, name), 1)

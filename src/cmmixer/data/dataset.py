@@ -16,6 +16,7 @@ from cmmixer.data.store import ClipStore, differences
 from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.timeline import frame_instants
 from cmmixer.progress import Progress
+from cmmixer.storage import is_remote
 from cmmixer.types import Clip, Frames, SoundWindows, Span
 
 
@@ -278,7 +279,7 @@ def open_clips(
         DataError: nothing there, or no film that gives a clip; the message counts the reasons.
         StoreError: a clip store made with another geometry.
     """
-    if ClipStore.is_store(settings.data):
+    if is_remote(settings.data) or ClipStore.is_store(settings.data):
         return _open_store(settings, clip)
     layout = read_layout(settings.data, settings.split)
     refs, skips = list_clips(

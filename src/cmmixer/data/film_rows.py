@@ -54,6 +54,16 @@ class FilmRows:
     loudest_dbfs: float
     failure: MediaError | None
 
+    @property
+    def bytes(self) -> int:
+        """Of its pictures and sound."""
+        return sum(len(clip.windows) + sum(map(len, clip.jpegs)) for clip in self.clips)
+
+
+def too_quiet(film: FilmRows, silence_dbfs: float) -> bool:
+    """Whether a film counts as silent."""
+    return film.loudest_dbfs < silence_dbfs
+
 
 def decode_film(
     entry: Entry, *, clip: ClipSettings, stride_seconds: float | None, jpeg_quality: int, file_seconds: float

@@ -19,7 +19,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,12 @@ def is_media(path: str | Path) -> bool:
 def readable(path: str | Path) -> str:
     """A path that any text file can hold: bytes of a file name that are not UTF-8 are written in hexadecimal."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def absolute(entry: Entry) -> Entry:
+    """The same entry for a process with another working directory; its names and key stay."""
+    audio = None if entry.audio_path is None else os.path.abspath(entry.audio_path)
+    return replace(entry, path=os.path.abspath(entry.path), audio_path=audio)
 
 
 # ---------------------------------------------------------------------------------------------- which layout it is

@@ -7,34 +7,33 @@ rows and the journal together say which films are done, and the next run goes on
 
 from __future__ import annotations
 
-import fcntl
-import json
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmmixer.atomic import explain_full_disk, remove_leftovers
+from cmmixer.atomic import explain_full_disk
+from cmmixer.cluster import Cluster, connected
+from cmmixer.config.check import pick
+from cmmixer.config.cluster import ClusterSettings
 from cmmixer.config.commands import PrepareSettings
-from cmmixer.data.film_rows import FilmRows, decode_film
+from cmmixer.data.film_rows import FilmRows, decode_film, too_quiet
+from cmmixer.data.journal import Journal, distinct
 from cmmixer.data.manifest import Entry, Listing, read_layout, readable
 from cmmixer.data.skips import Skip, SkipReport
-from cmmixer.data.store import CARD, JOURNAL, LOCK, OWN_FILES, ClipStore, StoreCard, StoreWriter
+from cmmixer.data.store import CARD, JOURNAL, LOCK, OWN_FILES, ClipStore, StoreCard
+from cmmixer.data.store_writer import StoreWriter
 from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.isolate import map_isolated
 from cmmixer.progress import NoProgress, Progress
+from cmmixer.storage import Folder, Held, absolute_place, open_folder, refuse_remote
+from cmmixer.storage.place import FILMS_ELSEWHERE
 from cmmixer.version import __version__
 
 # A commit costs a file and some milliseconds; a kill costs what was decoded since the last one.
 COMMIT_SECONDS = 10.0
 COMMIT_BYTES = 64 << 20
-
-# What stood in the way may be gone when the command is run again.
-TRY_AGAIN = ("missing", "time-limit", "crashed")
 
 
 @dataclass(frozen=True)
@@ -85,38 +84,44 @@ def prepare(settings: PrepareSettings, progress: Progress | None = None) -> Prep
         DataError: no films there, or none that gives a clip (the store's report lists why).
         StoreError: the folder holds something else, a store made with other settings, another `prepare` writes to it,
             or the disk is full; what was committed stays valid.
+        SettingsError: a Ray cluster that does not answer.
+        InputError: object storage that does not answer or refuses.
     """
     started = time.monotonic()
     card = _card(settings)
+    refuse_remote("data", settings.data, FILMS_ELSEWHERE)
     layout = read_layout(settings.data, settings.split)
-    folder = Path(settings.out)
-    with explain_full_disk(folder, StoreError), _locked(folder):
-        _enter(folder, card, overwrite=settings.overwrite)
-        run = _Run(folder, settings, card)
-        before = len(run.ids)
-        run.decode(layout.entries, progress or NoProgress())
-        skips = run.finish(layout)
+    folder = open_folder(settings.out)
+    busy = StoreError(f"{folder}: another `prepare` is writing to it; wait for it or choose another folder")
+    with explain_full_disk(folder, StoreError), connected(pick(ClusterSettings, settings)) as cluster:
+        _make(folder)
+        with folder.held(LOCK, busy) as held:
+            _enter(folder, card, overwrite=settings.overwrite)
+            run = _Run(folder, held, settings, card)
+            before = len(run.ids)
+            run.decode(layout.entries, cluster, progress or NoProgress())
+            skips = run.finish(layout)
     if len(run.ids) == 0:
-        raise DataError(f"{settings.data}: no film gives a clip; {skips.summary}; see {folder / 'skipped.txt'}")
+        raise DataError(f"{settings.data}: no film gives a clip; {skips.summary}; see {folder.child('skipped.txt')}")
     return PrepareReport(str(folder), len(layout.entries), len(run.ids), before, skips, time.monotonic() - started)
 
 
 class _Run:
     """One run of `prepare` on a folder that is its own."""
 
-    def __init__(self, folder: Path, settings: PrepareSettings, card: StoreCard) -> None:
+    def __init__(self, folder: Folder, held: Held, settings: PrepareSettings, card: StoreCard) -> None:
         self.folder, self.settings, self.card = folder, settings, card
-        self.writer = StoreWriter(folder)
-        self.journal = _Journal(folder / JOURNAL)
+        self.writer = StoreWriter(folder, held)
+        self.journal = Journal(folder, JOURNAL)
         films = self.writer.films()
         self.stored = set(films)
         self.known = {fingerprint: path for path, fingerprint in films.values()}
         self.ids = set(ClipStore.open(folder).ids)
         self._committed = time.monotonic()
 
-    def decode(self, entries: list[Entry], progress: Progress) -> None:
+    def decode(self, entries: list[Entry], cluster: Cluster | None, progress: Progress) -> None:
         """Decodes the films that are not done yet and commits their rows."""
-        todo = [entry for entry in _distinct(entries)[0] if not self._done(entry)]
+        todo = [entry for entry in distinct(entries)[0] if not self._done(entry)]
         progress.start(len(entries), "decoding films")
         progress.advance(len(entries) - len(todo))
         settings = self.settings
@@ -127,47 +132,77 @@ class _Run:
             jpeg_quality=self.card.jpeg_quality,
             file_seconds=settings.file_seconds,
         )
+        if cluster is not None:
+            self._decode_on_ray(cluster, function, todo, progress)
+            return
         results = map_isolated(function, todo, workers=settings.workers, seconds_each=settings.file_seconds)
         for entry, result in results:
-            self._take(entry, result)
-            progress.advance()
-            progress.message(f"{len(self.ids)} clips, {len(self.journal.skips)} left out")
+            film = self._accept(entry, result)
+            if film is not None:
+                self.writer.add(entry, film, self.card.clip.sample_rate_hz)
+            self._tell(1, progress)
         self._commit()
 
     def finish(self, layout: Listing) -> SkipReport:
         """Writes the report and declares the store complete."""
         told = [skip for key, skip in self.journal.skips.items() if skip.clips_used > 0 or key not in self.stored]
-        skips = SkipReport([*told, *_distinct(layout.entries)[1], *layout.ignored])
+        skips = SkipReport([*told, *distinct(layout.entries)[1], *layout.ignored])
         skips.write(self.folder)
         self.writer.tidy()
         replace(self.card, complete=True).write(self.folder)
         return skips
 
-    def _done(self, entry: Entry) -> bool:
-        skip = self.journal.skips.get(entry.key)
-        left_out = skip is not None and skip.clips_used == 0 and skip.reason not in TRY_AGAIN
-        return entry.key in self.stored or left_out
+    def _decode_on_ray(
+        self, cluster: Cluster, function: partial[FilmRows], todo: list[Entry], progress: Progress
+    ) -> None:
+        """The same, by actors that write the rows themselves; what they wrote counts once it is committed here."""
+        from cmmixer.data.on_ray import PartDecoder, decode_on_ray
 
-    def _take(self, entry: Entry, result: FilmRows | MediaError) -> None:
+        settings = self.settings
+        decoder = PartDecoder(
+            absolute_place(self.folder),
+            function,
+            self.card.clip.sample_rate_hz,
+            settings.silence_dbfs,
+            settings.workers or settings.ray_cpus,
+            settings.file_seconds,
+        )
+        for part in decode_on_ray(todo, decoder, cluster):
+            films = [(entry, self._accept(entry, result)) for entry, result in part.films]
+            kept = {(entry.key, clip.id) for entry, film in films if film is not None for clip in film.clips}
+            self.writer.add_part(part.written, kept)
+            self._tell(len(films), progress)
+        self._commit()
+
+    def _tell(self, films: int, progress: Progress) -> None:
+        waited = time.monotonic() - self._committed
+        if waited > COMMIT_SECONDS or self.writer.pending_bytes > COMMIT_BYTES:
+            self._commit()
+        progress.advance(films)
+        progress.message(f"{len(self.ids)} clips, {len(self.journal.skips)} left out")
+
+    def _done(self, entry: Entry) -> bool:
+        return entry.key in self.stored or self.journal.settles(entry.key)
+
+    def _accept(self, entry: Entry, result: FilmRows | MediaError) -> FilmRows | None:
+        """What of a film goes into the store; what does not is noted in the journal."""
         if isinstance(result, FilmRows):  # stretches of one film may overlap in a whole clip
             result = replace(result, clips=[clip for clip in result.clips if clip.id not in self.ids])
         problem = result if isinstance(result, MediaError) else self._problem(entry, result)
         if problem is not None:
             self.journal.add(entry.key, Skip.of(problem))
-        elif isinstance(result, FilmRows):
-            if result.failure is not None:
-                self.journal.add(entry.key, Skip.of(result.failure, clips_used=len(result.clips)))
-            self.known[result.fingerprint] = readable(entry.path)
-            self.writer.add(entry, result, self.card.clip.sample_rate_hz)
-            self.stored.add(entry.key)
-            self.ids.update(clip.id for clip in result.clips)
-        waited = time.monotonic() - self._committed
-        if waited > COMMIT_SECONDS or self.writer.pending_bytes > COMMIT_BYTES:
-            self._commit()
+            return None
+        assert isinstance(result, FilmRows)
+        if result.failure is not None:
+            self.journal.add(entry.key, Skip.of(result.failure, clips_used=len(result.clips)))
+        self.known[result.fingerprint] = readable(entry.path)
+        self.stored.add(entry.key)
+        self.ids.update(clip.id for clip in result.clips)
+        return result
 
     def _problem(self, entry: Entry, film: FilmRows) -> MediaError | None:
         """What is wrong with a film that could be decoded."""
-        if film.loudest_dbfs < self.settings.silence_dbfs:
+        if too_quiet(film, self.settings.silence_dbfs):
             got = f"its loudest window has {film.loudest_dbfs:.0f} dBFS, below {self.settings.silence_dbfs:g} dBFS"
             return MediaError(entry.path, "silent", got)
         if not film.clips:
@@ -180,55 +215,6 @@ class _Run:
         self.journal.commit()
         self.writer.commit()
         self._committed = time.monotonic()
-
-
-class _Journal:
-    """Films that gave no clip, or only some; a text file that grows by whole lines.
-
-    Attributes:
-        skips: by the entry's key, in the order they were met.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.skips: dict[str, Skip] = {}
-        self._pending: list[str] = []
-        for line in self._whole_lines():
-            values = json.loads(line)
-            self.skips[values["entry"]] = Skip(**values["skip"])
-
-    def add(self, key: str, skip: Skip) -> None:
-        self.skips.pop(key, None)
-        self.skips[key] = skip
-        self._pending.append(json.dumps({"entry": key, "skip": asdict(skip)}) + "\n")
-
-    def commit(self) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(self._pending)
-        self._pending = []
-
-    def _whole_lines(self) -> list[str]:
-        """The lines of the file; what a kill or a full disk left behind the last whole one is cut off."""
-        if not self.path.exists():
-            return []
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            with open(self.path, "r+b") as file:
-                file.truncate(len(whole))
-        return whole.decode("utf-8").splitlines()
-
-
-def _distinct(entries: list[Entry]) -> tuple[list[Entry], list[Skip]]:
-    """The entries without those that name the same stretch of the same file again, and a word on these."""
-    seen: dict[str, Entry] = {}
-    repeated = []
-    for entry in entries:
-        if seen.setdefault(entry.key, entry) is not entry:
-            repeated.append(
-                Skip(readable(entry.path), "duplicate", "the same stretch of the same file is listed before")
-            )
-    return list(seen.values()), repeated
 
 
 def _card(settings: PrepareSettings) -> StoreCard:
@@ -245,46 +231,31 @@ def _card(settings: PrepareSettings) -> StoreCard:
     )
 
 
-def _enter(folder: Path, card: StoreCard, *, overwrite: bool) -> None:
+def _make(folder: Folder) -> None:
+    try:
+        folder.make()
+    except (FileExistsError, NotADirectoryError) as fault:
+        raise StoreError(f"{folder}: is a file; a clip store is a folder") from fault
+
+
+def _enter(folder: Folder, card: StoreCard, *, overwrite: bool) -> None:
     """Makes `folder` a store with this card, new or continued.
 
     Raises:
         StoreError: it holds something else, or a store made with other settings.
     """
-    remove_leftovers(folder)
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in OWN_FILES)
+    foreign = [name for name in folder.names() if name not in OWN_FILES]
     if foreign:
         raise StoreError(f"{folder}: holds {foreign[0]!r}, which is not of a clip store; choose an empty folder")
     if overwrite:
         # The card goes first: a store that is half removed must not look like one.
-        (folder / CARD).unlink(missing_ok=True)
-    if (folder / CARD).exists():
+        folder.remove(CARD)
+    if folder.has(CARD):
         differing = StoreCard.read(folder).differences(card)
         if differing:
             told = "; ".join(differing)
             raise StoreError(f"{folder}: holds a store made differently: {told}; choose another folder or --overwrite")
     else:
         for name in set(OWN_FILES) - {LOCK}:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            folder.remove(name)
     card.write(folder)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder against a second writer; a killed process lets go of itself.
-
-    Raises:
-        StoreError: another process writes to it.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder}: is a file; a clip store is a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"{folder}: another `prepare` is writing to it; wait for it or choose another folder"
-            ) from error
-        yield

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cmmixer.atomic import write_atomically
 from cmmixer.errors import MediaError
+from cmmixer.storage import Place, open_folder
 
 WORDS = {
     "missing": "not there",
@@ -86,18 +86,20 @@ class SkipReport:
         return f"{len(self)} {'file' if len(self) == 1 else 'files'} left out: {told}"
 
     @classmethod
-    def read(cls, folder: str | Path) -> SkipReport:
+    def read(cls, place: Place) -> SkipReport:
         """The report that `write` left in a folder; an empty one where there is none."""
-        path = Path(folder) / "skipped.json"
-        if not path.exists():
+        try:
+            text = open_folder(place).read_text("skipped.json")
+        except FileNotFoundError:
             return cls()
-        return cls(Skip(**values) for values in json.loads(path.read_text(encoding="utf-8"))["files"])
+        return cls(Skip(**values) for values in json.loads(text)["files"])
 
-    def write(self, folder: str | Path) -> None:
+    def write(self, place: Place) -> None:
         """Writes `skipped.json` for machines and `skipped.txt` for people; each file appears whole or not at all."""
         card = {"counts": self.counts, "files": [asdict(skip) for skip in self._skips]}
-        write_atomically(Path(folder) / "skipped.json", json.dumps(card, indent=1))
-        write_atomically(Path(folder) / "skipped.txt", self.text())
+        folder = open_folder(place)
+        folder.write_text("skipped.json", json.dumps(card, indent=1))
+        folder.write_text("skipped.txt", self.text())
 
     def text(self) -> str:
         lines = [self.summary, ""]

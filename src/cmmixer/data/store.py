@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
 
-from cmmixer.atomic import write_atomically
 from cmmixer.config.check import from_dict
 from cmmixer.config.clip import ClipSettings
-from cmmixer.data.film_rows import FilmRows, decode_jpeg
-from cmmixer.data.manifest import Entry, readable
+from cmmixer.data.film_rows import decode_jpeg
 from cmmixer.errors import StoreError
+from cmmixer.storage import Folder, Place, open_folder, server_told
 from cmmixer.types import Clip, Frames, SoundWindows, Span
 
 FORMAT = 1
@@ -83,26 +79,29 @@ class StoreCard:
     format: int = FORMAT
 
     @classmethod
-    def read(cls, folder: Path) -> StoreCard:
+    def read(cls, folder: Folder) -> StoreCard:
         """The card of a store.
 
         Raises:
             StoreError: no store there, a damaged card, or one of another version.
+            InputError: object storage that cannot be reached.
         """
-        if not (folder / CARD).is_file():
-            raise StoreError(f"{folder}: no clip store there ({CARD} is missing); make one with `cmmixer prepare`")
         try:
-            values = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            values = json.loads(folder.read_text(CARD))
             if values["format"] != FORMAT:
                 raise StoreError(f"{folder}: store format {values['format']}, expected {FORMAT}; prepare it again")
-            return cls(**{**values, "clip": from_dict(ClipSettings, values["clip"], f"{folder / CARD}")})
+            return cls(**{**values, "clip": from_dict(ClipSettings, values["clip"], folder.child(CARD))})
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise StoreError(
+                f"{folder}: no clip store there ({CARD} is missing); make one with `cmmixer prepare`"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"{folder / CARD}: damaged: {error!r}; prepare the store again with --overwrite"
+                f"{folder.child(CARD)}: damaged: {error!r}; prepare the store again with --overwrite"
             ) from error
 
-    def write(self, folder: Path) -> None:
-        write_atomically(folder / CARD, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+    def write(self, folder: Folder) -> None:
+        folder.write_text(CARD, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     def differences(self, other: StoreCard) -> list[str]:
         """Where two cards were made differently, in words; where the films are and who made it does not count."""
@@ -131,7 +130,7 @@ class ClipStore:
         ids, sources, labels, splits: of its clips, by row.
     """
 
-    def __init__(self, folder: Path, card: StoreCard) -> None:
+    def __init__(self, folder: Folder, card: StoreCard) -> None:
         self.folder, self.card = folder, card
         self._table: lance.LanceDataset | None = None
         with _damage_told(folder):
@@ -139,18 +138,23 @@ class ClipStore:
         self.ids, self.sources, self.labels, self.splits = (column.to_pylist() for column in columns.columns)
 
     @classmethod
-    def open(cls, folder: str | Path) -> ClipStore:
+    def open(cls, place: Place) -> ClipStore:
         """Opens a store, also one whose `prepare` has not finished; see `card.complete`.
 
         Raises:
             StoreError: no store there, or a damaged one.
         """
-        return cls(Path(folder), StoreCard.read(Path(folder)))
+        folder = open_folder(place)
+        return cls(folder, StoreCard.read(folder))
 
     @staticmethod
-    def is_store(folder: str | Path) -> bool:
-        """Whether a folder says that it is a clip store."""
-        return (Path(folder) / CARD).is_file()
+    def is_store(place: Place) -> bool:
+        """Whether a folder says that it is a clip store.
+
+        Raises:
+            InputError: object storage that cannot be reached.
+        """
+        return open_folder(place).has(CARD)
 
     @property
     def settings(self) -> ClipSettings:
@@ -185,85 +189,25 @@ class ClipStore:
         return {**self.__dict__, "_table": None}
 
 
-class StoreWriter:
-    """Adds the rows of films to a store, a few films at a time. One process at a time may write.
-
-    Args:
-        folder: an existing folder that holds nothing but a store, or nothing.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._pending: list[dict[str, Any]] = []
-        self._pending_bytes = 0
-        table = folder / TABLE
-        if not (table / "_versions").is_dir() or not any((table / "_versions").iterdir()):
-            shutil.rmtree(table, ignore_errors=True)
-            lance.write_dataset(pa.Table.from_pylist([], SCHEMA), str(table), mode="create")
-
-    def films(self) -> dict[str, tuple[str, str]]:
-        """The films whose rows are committed: entry key -> (path, fingerprint)."""
-        columns = open_table(self.folder).to_table(columns=["entry", "path", "film_fingerprint"], scan_in_order=True)
-        return {row["entry"]: (row["path"], row["film_fingerprint"]) for row in columns.to_pylist()}
-
-    def add(self, entry: Entry, film: FilmRows, sample_rate_hz: int) -> None:
-        """Takes the clips of a film; `commit` shows them."""
-        for clip in film.clips:
-            self._pending.append(
-                {
-                    "id": clip.id,
-                    "entry": entry.key,
-                    "path": readable(entry.path),
-                    "source": entry.source,
-                    "label": entry.label,
-                    "split": entry.split,
-                    "start_seconds": clip.span.start_seconds,
-                    "end_seconds": clip.span.end_seconds,
-                    "frame_times": clip.times_seconds,
-                    "frames": clip.jpegs,
-                    "windows": clip.windows,
-                    "sample_rate_hz": sample_rate_hz,
-                    "film_fingerprint": film.fingerprint,
-                }
-            )
-            self._pending_bytes += len(clip.windows) + sum(map(len, clip.jpegs))
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of pictures and sound that are not committed yet."""
-        return self._pending_bytes
-
-    def commit(self) -> int:
-        """Writes the pending rows in one atomic step; returns how many."""
-        count = len(self._pending)
-        if count:
-            lance.write_dataset(pa.Table.from_pylist(self._pending, SCHEMA), str(self.folder / TABLE), mode="append")
-            self._pending, self._pending_bytes = [], 0
-        return count
-
-    def tidy(self) -> None:
-        """Removes older versions of the table's list of files, and files that killed writers left."""
-        open_table(self.folder).cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
-
-
-def open_table(folder: Path) -> lance.LanceDataset:
+def open_table(folder: Folder) -> lance.LanceDataset:
     """The table of a store.
 
     Raises:
         StoreError: missing or damaged.
     """
     with _damage_told(folder):
-        return lance.dataset(str(folder / TABLE))
+        return lance.dataset(folder.child(TABLE), storage_options=folder.storage_options)
 
 
 @contextmanager
-def _damage_told(folder: Path) -> Iterator[None]:
+def _damage_told(folder: Folder) -> Iterator[None]:
     """Lance's errors (ValueError for what is missing, OSError, Arrow's ValueErrors) as one clear line."""
     try:
-        yield
+        with server_told(folder):
+            yield
     except (ValueError, OSError) as error:
         told = f"missing or damaged ({_first_line(error)}); prepare it again with --overwrite"
-        raise StoreError(f"{folder / TABLE}: {told}") from error
+        raise StoreError(f"{folder.child(TABLE)}: {told}") from error
 
 
 def _first_line(error: Exception) -> str:

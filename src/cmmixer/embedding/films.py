@@ -104,6 +104,17 @@ def embed_moments(
         yield from complete()
 
 
+def in_order(films: Iterable[EmbeddedFilm]) -> Iterator[EmbeddedFilm]:
+    """Films by number; a long one holds back the vectors of those behind it, not their pictures."""
+    held: dict[int, EmbeddedFilm] = {}
+    following = 0
+    for film in films:
+        held[film.number] = film
+        while following in held:
+            yield held.pop(following)
+            following += 1
+
+
 @dataclass
 class _OpenFilm:
     """An entry of which not everything is decoded or embedded yet."""

@@ -26,6 +26,7 @@ from cmmixer.embedding.films import EmbeddedFilm
 from cmmixer.embedding.storage import ARROW_TYPES, Stored, restored, stored
 from cmmixer.encoders import Encoder
 from cmmixer.errors import DataError
+from cmmixer.storage import is_remote, open_folder
 
 _KEY = b"cmmixer"
 _ABOUT = [
@@ -148,10 +149,10 @@ def _few_valued(schema: pa.Schema, vectors: str) -> list[str]:
 
 
 def vector_batches(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a file of `cmmixer embed`, some thousand at a time, with float32 unit vectors whatever it stores.
+    """The rows of a file or folder of `cmmixer embed`, some thousand at a time, with float32 unit vectors whatever it stores.
 
     Args:
-        path: the file.
+        path: the file, or the folder, which may be s3://BUCKET/NAME.
         columns: only these; None: all.
 
     Raises:
@@ -175,16 +176,18 @@ class _Reader:
 
     def __init__(self, path: str | Path, columns: Sequence[str] | None) -> None:
         self._path = path
-        try:
-            stands: pa.Schema = pq.read_schema(path)
-        except (OSError, pa.ArrowInvalid) as fault:
-            raise DataError(f"{path}: cannot be read as Parquet ({' '.join(str(fault).split())[:200]})") from fault
+        self._table: Any = None
+        if is_remote(path) or Path(path).is_dir():
+            from cmmixer.embedding.folder import vectors_table
+
+            self._table = vectors_table(open_folder(path))
+        stands = _parquet_columns(path) if self._table is None else self._table.schema
         card = _card(stands, path)
         self._kind, self._dim = card.get("vectors", "fp32"), card["embed_dim"]
         if self._kind not in VECTOR_BYTES:
             known = ", ".join(VECTOR_BYTES)
             raise DataError(f"{path}: stores vectors as {self._kind!r}, expected {known}; read it with a newer cmmixer")
-        known_names = [name for name in stands.names if not name.endswith("_scale")]
+        known_names = [name for name in stands.names if not name.endswith("_scale") and name != "entry"]
         wanted = known_names if columns is None else list(columns)
         unknown = [name for name in wanted if name not in known_names]
         if unknown:
@@ -194,10 +197,16 @@ class _Reader:
         self._columns = [name for name in stands.names if name.removesuffix("_scale") in wanted]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._stored_batches():
+            arrays = [self._column(batch, entry.name).cast(entry.type) for entry in self.schema]
+            yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def _stored_batches(self) -> Iterator[pa.RecordBatch]:
+        if self._table is not None:
+            yield from self._table.to_batches(columns=self._columns, batch_size=_READ_ROWS, scan_in_order=True)
+            return
         with pq.ParquetFile(self._path) as file:
-            for batch in file.iter_batches(_READ_ROWS, columns=self._columns):
-                arrays = [self._column(batch, entry.name).cast(entry.type) for entry in self.schema]
-                yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+            yield from file.iter_batches(_READ_ROWS, columns=self._columns)
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         column = batch.column(name)
@@ -213,6 +222,13 @@ class _Reader:
             scale_K = (scales.flatten() if deep else scales.drop_null()).to_numpy()
         vectors_KE = restored(Stored(values.to_numpy().reshape(-1, self._dim), scale_K), self._kind)
         return _Shape(counts_R, missing_R, deep=deep).vectors(vectors_KE)
+
+
+def _parquet_columns(path: str | Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid) as fault:
+        raise DataError(f"{path}: cannot be read as Parquet ({' '.join(str(fault).split())[:200]})") from fault
 
 
 def _card(schema: pa.Schema, path: str | Path) -> dict[str, Any]:

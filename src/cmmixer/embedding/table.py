@@ -1,8 +1,11 @@
-"""`cmmixer embed`: every moment of films and sounds as a row of a Parquet file."""
+"""`cmmixer embed`: every moment of films and sounds as a row, of a Parquet file or of a table in a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +13,21 @@ from typing import Any
 from rich.text import Text
 
 from cmmixer.atomic import explain_full_disk
+from cmmixer.cluster import Cluster, connected
 from cmmixer.config import CuttingSettings, EmbedSettings
 from cmmixer.config.check import pick
-from cmmixer.data.manifest import read_layout
+from cmmixer.config.cluster import ClusterSettings
+from cmmixer.config.commands import PARQUET
+from cmmixer.data.manifest import Entry, Listing, absolute, read_layout
 from cmmixer.data.skips import SkipReport
-from cmmixer.embedding.films import EmbeddedFilm, embed_moments
+from cmmixer.embedding.films import EmbeddedFilm, embed_moments, in_order
+from cmmixer.embedding.folder import LOCK, VectorFolder, VectorsCard, WrittenFilms, chunks, write_films
 from cmmixer.embedding.parquet import written_parquet
 from cmmixer.encoders import Encoder, load_encoder
-from cmmixer.errors import InputError
+from cmmixer.errors import InputError, StoreError
 from cmmixer.progress import NoProgress, Progress
+from cmmixer.storage import Folder, absolute_place, is_remote, open_folder, refuse_remote
+from cmmixer.storage.place import FILMS_ELSEWHERE
 
 
 @dataclass(frozen=True)
@@ -26,9 +35,9 @@ class EmbedReport:
     """What `cmmixer embed` did.
 
     Attributes:
-        out: the Parquet file.
+        out: the Parquet file, or the folder.
         films: files that gave moments.
-        moments: rows written.
+        moments: rows in it.
         skips: files left out, wholly or in part.
     """
 
@@ -57,37 +66,40 @@ class EmbedReport:
 
 
 def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder: Encoder | None = None) -> EmbedReport:
-    """Embeds every moment of films and sounds into a Parquet file, in the order of the data.
+    """Embeds every moment of films and sounds, in the order of the data: into a Parquet file, or into a folder with a
+    Lance table, which a run that was stopped goes on with.
 
     Args:
         settings: of the command.
         progress: told about every film.
-        encoder: the model of `settings.model`, where it is loaded already.
+        encoder: the model of `settings.model`, where it is loaded already; actors of a cluster load their own.
 
     Raises:
-        InputError: data or model that cannot be read, or a place that cannot be written to.
+        InputError: data or model that cannot be read, a place that cannot be written to, a cluster that does not answer.
     """
     progress = progress or NoProgress()
+    refuse_remote("data", settings.data, FILMS_ELSEWHERE)
     listing = read_layout(settings.data)
-    encoder = encoder or load_encoder(settings.model, settings.device, settings.precision)
-    progress.start(len(listing.entries), "embedding films")
-    films = embed_moments(
-        listing.entries,
-        encoder,
-        cutting=pick(CuttingSettings, settings),
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        file_seconds=settings.file_seconds,
-        progress=progress,
-    )
+    with explain_full_disk(settings.out, InputError), connected(pick(ClusterSettings, settings)) as cluster:
+        # Actors have the GPUs; here the model only says who it is.
+        encoder = encoder or load_encoder(settings.model, settings.device if cluster is None else "cpu", settings.precision)
+        progress.start(len(listing.entries), "embedding films")
+        into = _into_parquet if settings.out.endswith(PARQUET) else _into_folder
+        return into(settings, listing, encoder, cluster, progress)
+
+
+def _into_parquet(
+    settings: EmbedSettings, listing: Listing, encoder: Encoder, cluster: Cluster | None, progress: Progress
+) -> EmbedReport:
+    assert cluster is None  # the settings refuse it
     skips = SkipReport(listing.ignored)
     used = rows = 0
-    out = Path(settings.out)
+    films = _films(settings, listing.entries, encoder, progress)
     with (
-        explain_full_disk(out, InputError),
+        _local_file(settings.out) as out,
         written_parquet(out, encoder, settings.vectors, frames=settings.frames) as writer,
     ):
-        for film in _in_order(films):
+        for film in in_order(films):
             skip = film.skip()
             if skip is not None:
                 skips.add_skip(skip)
@@ -97,12 +109,75 @@ def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder:
     return EmbedReport(settings.out, used, rows, skips)
 
 
-def _in_order(films: Iterable[EmbeddedFilm]) -> Iterator[EmbeddedFilm]:
-    """Films by number; a long one holds back the vectors of those behind it, not their pictures."""
-    held: dict[int, EmbeddedFilm] = {}
-    following = 0
-    for film in films:
-        held[film.number] = film
-        while following in held:
-            yield held.pop(following)
-            following += 1
+def _into_folder(
+    settings: EmbedSettings, listing: Listing, encoder: Encoder, cluster: Cluster | None, progress: Progress
+) -> EmbedReport:
+    folder = open_folder(settings.out)
+    try:
+        folder.make()
+    except (FileExistsError, NotADirectoryError) as fault:
+        raise StoreError(f"{folder}: is a file; vectors go into a folder, or into a file named *{PARQUET}") from fault
+    card = VectorsCard.of(encoder, pick(CuttingSettings, settings), settings.vectors, frames=settings.frames)
+    busy = StoreError(f"{folder}: another `embed` is writing to it; wait for it or choose another folder")
+    with folder.held(LOCK, busy) as held:
+        vectors = VectorFolder(folder, held, card)
+        todo = vectors.todo(listing.entries)
+        progress.advance(len(listing.entries) - len(todo))
+        if cluster is None:
+            films = in_order(_films(settings, todo, encoder, progress))
+            for chunk in chunks(films):
+                vectors.take(write_films(folder, card, chunk))
+        else:
+            for part in _on_cluster(settings, card, folder, todo, cluster):
+                vectors.take(part)
+                progress.advance(len(part.films))
+        films_there, moments, skips = vectors.finish(listing)
+    return EmbedReport(settings.out, films_there, moments, skips)
+
+
+def _on_cluster(
+    settings: EmbedSettings, card: VectorsCard, folder: Folder, todo: list[Entry], cluster: Cluster
+) -> Iterator[WrittenFilms]:
+    from cmmixer.embedding.on_ray import FILMS_PER_PART, PartEmbedder
+
+    model = settings.model
+    embedder = PartEmbedder(
+        place=absolute_place(folder),
+        card=card,
+        model=os.path.abspath(model) if os.path.exists(model) else model,
+        device=settings.device if settings.ray_gpus else "cpu",
+        batch_size=settings.batch_size,
+        workers=settings.workers or settings.ray_cpus,
+        file_seconds=settings.file_seconds,
+    )
+    return cluster.map(embedder, cluster.parts([absolute(entry) for entry in todo], FILMS_PER_PART))
+
+
+def _films(
+    settings: EmbedSettings, entries: list[Entry], encoder: Encoder, progress: Progress
+) -> Iterator[EmbeddedFilm]:
+    return embed_moments(
+        entries,
+        encoder,
+        cutting=pick(CuttingSettings, settings),
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        file_seconds=settings.file_seconds,
+        progress=progress,
+    )
+
+
+@contextmanager
+def _local_file(out: str) -> Iterator[Path]:
+    """Where a Parquet file is written: in its place, or beside nothing and then uploaded whole."""
+    if not is_remote(out):
+        yield Path(out)
+        return
+    from cmmixer.storage.objects import ObjectFolder
+
+    parent, _, name = out.rpartition("/")
+    folder = ObjectFolder(parent, whole_bucket=True)
+    folder.make()
+    with tempfile.TemporaryDirectory(prefix="cmmixer-") as here:
+        yield Path(here) / name
+        folder.write_file(name, Path(here) / name)

@@ -1,0 +1,197 @@
+"""A folder in S3 or in any object storage that speaks its language and has conditional writes.
+
+Credentials, region and endpoint come from the usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL); obstore and Lance stand on the same Rust library
+and read them alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from cmmixer.errors import InputError, SettingsError
+from cmmixer.storage.lease import Lease
+
+# One look is answered in seconds or the address is wrong; work that has begun waits out a server that restarts.
+_LOOK = {"connect_timeout": "3s", "timeout": "6s"}
+_WORK = {"connect_timeout": "10s", "timeout": "120s"}
+_LOOK_RETRIES, _WORK_RETRIES = (1, timedelta(seconds=6)), (8, timedelta(seconds=90))
+
+
+class ObjectFolder:
+    """See `Folder`. Opening one asks the server nothing; `make` and every reader do.
+
+    Args:
+        url: s3://BUCKET/NAME.
+        whole_bucket: whether s3://BUCKET will do too.
+
+    Raises:
+        SettingsError: another address.
+    """
+
+    def __init__(self, url: str, *, whole_bucket: bool = False) -> None:
+        self.url = url.rstrip("/")
+        bucket, _, self.prefix = self.url.removeprefix("s3://").partition("/")
+        if not bucket or not (self.prefix or whole_bucket):
+            raise SettingsError(f"{url}: expected s3://BUCKET/NAME, a bucket and a name in it")
+        self.bucket = bucket
+        self.storage_options: dict[str, str] | None = {
+            "allow_http": _allow_http(),
+            **_WORK,
+            "client_max_retries": str(_WORK_RETRIES[0]),
+            "client_retry_timeout": str(int(_WORK_RETRIES[1].total_seconds())),
+        }
+        self._stores: dict[bool, Any] = {}
+        self._parts: dict[str, int] = {}
+        self._reached = False
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A client keeps threads and connections; the other process makes its own.
+        return {**self.__dict__, "_stores": {}}
+
+    def child(self, name: str) -> str:
+        return f"{self.url}/{name}"
+
+    def make(self) -> None:
+        self.names()
+
+    def has(self, name: str) -> bool:
+        from obstore.exceptions import NotFoundError
+
+        with self._told():
+            try:
+                self._store().head(name)
+            except (NotFoundError, FileNotFoundError) as fault:
+                if "NoSuchBucket" in str(fault):
+                    raise
+                return False
+        return True
+
+    def has_below(self, name: str) -> bool:
+        with self._told():
+            return any(len(chunk) for chunk in self._store().list(f"{name}/", chunk_size=1))
+
+    def names(self) -> list[str]:
+        with self._told():
+            found = self._store().list_with_delimiter("")
+        paths = [*(item["path"] for item in found["objects"]), *found["common_prefixes"]]
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+
+    def read_text(self, name: str) -> str:
+        with self._told():
+            return bytes(self._store().get(name).bytes()).decode("utf-8")
+
+    def write_text(self, name: str, text: str) -> None:
+        with self._told():
+            self._store().put(name, text.encode())
+
+    def write_file(self, name: str, path: Any) -> None:
+        """Uploads a file of this machine; it shows when all of it is there."""
+        with self._told():
+            self._store().put(name, path)
+
+    def read_lines(self, name: str) -> list[str]:
+        """Objects cannot grow, so each addition is one: `NAME/00000000`, `NAME/00000001`, ..."""
+        with self._told():
+            parts = sorted(item["path"] for chunk in self._store().list(f"{name}/") for item in chunk)
+        self._parts[name] = len(parts)
+        return [line for part in parts for line in self.read_text(part).splitlines()]
+
+    def append_lines(self, name: str, lines: list[str]) -> None:
+        if name not in self._parts:
+            self.read_lines(name)
+        if lines:
+            self.write_text(f"{name}/{self._parts[name]:08}", "".join(lines))
+            self._parts[name] += 1
+
+    def remove(self, name: str) -> None:
+        self._parts.pop(name, None)
+        with self._told():
+            store = self._store()
+            paths = [item["path"] for chunk in store.list(f"{name}/") for item in chunk]
+            store.delete([*paths, name])
+
+    @contextmanager
+    def held(self, name: str, busy: InputError) -> Iterator[Lease]:
+        with self._told():
+            lease = Lease(self._store(), name, busy)
+            lease.take()
+        try:
+            yield lease
+        finally:
+            lease.give_back()
+
+    def _store(self) -> Any:
+        """The client: a hasty one until the server has answered once, then a patient one."""
+        if self._reached not in self._stores:
+            try:
+                from obstore.store import S3Store
+            except ModuleNotFoundError as fault:
+                raise SettingsError(
+                    f"{self}: object storage needs {fault.name}, which is not installed; pip install 'cmmixer[s3]'"
+                ) from fault
+            retries, seconds = _WORK_RETRIES if self._reached else _LOOK_RETRIES
+            options: dict[str, Any] = {**(_WORK if self._reached else _LOOK), "allow_http": _allow_http()}
+            self._stores[self._reached] = S3Store(
+                self.bucket,
+                prefix=self.prefix or None,
+                client_options=options,
+                retry_config={"max_retries": retries, "retry_timeout": seconds},
+            )
+        return self._stores[self._reached]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Obstore's errors as one line about the address.
+
+        Raises:
+            InputError: no such bucket, no right to it, no connection.
+            FileNotFoundError: no such object.
+        """
+        from obstore.exceptions import BaseError, NotFoundError
+
+        try:
+            yield
+            self._reached = True
+        except (BaseError, FileNotFoundError, OSError) as fault:
+            if isinstance(fault, NotFoundError | FileNotFoundError) and "NoSuchBucket" not in str(fault):
+                self._reached = True
+                raise FileNotFoundError(str(fault).splitlines()[0]) from fault
+            raise InputError(explained(self, fault)) from fault
+
+
+def explained(folder: ObjectFolder, fault: BaseException) -> str:
+    """A complaint of obstore or Lance about the server, as one line with what to do."""
+    text = str(fault)
+    where = f"{folder}: cannot be used at {os.environ.get('AWS_ENDPOINT_URL', 'the AWS endpoint')}"
+    if "NoSuchBucket" in text:
+        return f"{folder}: there is no bucket {folder.bucket!r} at {_endpoint()}; make it, or check the address"
+    if any(sign in text for sign in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "401")):
+        return f"{where}: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's rights"
+    if "169.254.169.254" in text or "redential" in text:
+        return f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if any(sign in text for sign in ("error sending request", "timed out", "timeout", "HTTP error", "connect")):
+        return f"{folder}: {_endpoint()} does not answer; check AWS_ENDPOINT_URL, AWS_REGION and the connection"
+    return f"{where}: {' '.join(text.split())[:200]}"
+
+
+def is_of_the_server(fault: BaseException) -> bool:
+    """Whether Lance complains about the object storage, not about a table in it."""
+    text = str(fault)
+    return "Generic S3 error" in text or "NoSuchBucket" in text or "169.254.169.254" in text
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL", "the AWS endpoint")
+
+
+def _allow_http() -> str:
+    """Plain HTTP only where the endpoint says so itself."""
+    return "true" if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://") else "false"
