@@ -80,6 +80,11 @@ class Entry:
         return {**self.metadata, **own}
 
     @property
+    def content(self) -> str:
+        """Names what is in its files."""
+        return self.row.sha256 or f"{self.row.name} {self.row.sizes} {self.row.mtimes_ns}"
+
+    @property
     def folder_ids(self) -> Iterator[str]:
         """Ids of its folder and of all above it inside the data."""
         inside = PurePosixPath(self.folder)

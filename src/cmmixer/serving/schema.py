@@ -278,6 +278,28 @@ class SearchPage(_Value):
     timeline: list[Stretch] | None = Field(None, description="by the query's time; null: not asked for")
 
 
+class Playback(_Value):
+    """What a browser can play of a file."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {
+                    "media": "/api/v1/items/5f0c1d9a7be24c6d8e9f0a1b/version?sense=video&start_seconds=60",
+                    "starts_seconds": 60.0,
+                    "converted": True,
+                }
+            ]
+        },
+    )
+    media: str = Field(description="address to play: of the file itself, or of a version of a stretch of it")
+    starts_seconds: float = Field(description="second of the file that is second 0 there")
+    converted: bool = Field(
+        description="whether it is a version: smaller, and as long as could be made in a little while"
+    )
+
+
 class Peaks(_Value):
     """The waveform of a stretch: lowest and highest sample of each of its equal parts, -127 to 127 of full scale."""
 
