@@ -32,15 +32,15 @@ def make_data(folder: Path) -> Path:
     sound(folder / "sounds" / NASTY, [BLUE] * 6)
     with (folder / "manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "source", "camera", "Shot by"])
+        writer.writerow(["path", "label", "source", "camera", "Shot by", "split"])
         writer.writerows(
             [
-                ["films/red.mp4", "warm", "reel one", "B", "Ö: N"],
-                ["films/mixed.mp4", "cold", "reel one", "A", ""],
-                ["films/mute.mp4", "warm", "reel two", "B", ""],
-                ["sounds/yellow.wav", "warm", "", "", "<b>x</b>"],
-                ["sounds/green.wav", "", "", "", ""],
-                [f"sounds/{NASTY}", "cold", "", "B", ""],
+                ["films/red.mp4", "warm", "reel one", "B", "Ö: N", "train"],
+                ["films/mixed.mp4", "cold", "reel one", "A", "", "test"],
+                ["films/mute.mp4", "warm", "reel two", "B", "", "train"],
+                ["sounds/yellow.wav", "warm", "", "", "<b>x</b>", "train"],
+                ["sounds/green.wav", "", "", "", "", ""],
+                [f"sounds/{NASTY}", "cold", "", "B", "", "test"],
             ]
         )
     return folder

@@ -199,9 +199,9 @@ def test_the_python_client_does_it_all(place: Path, served: Served, tmp_path: Pa
         listed = list(client.items(sort="-duration", kind="film"))
         assert [item.name for item in listed] == ["films/mixed.mp4", "films/red.mp4", "films/mute.mp4"]
         assert client.item(listed[0].id).columns["source"] == "reel one"
-        assert [column.name for column in client.library().metadata] == ["Shot by", "camera"]
+        assert [column.name for column in client.library().metadata] == ["Shot by", "camera", "split"]
         (found,) = client.items(where=["camera:B", "source:reel one"])
-        assert found.metadata == {"camera": "B", "Shot by": "Ö: N"}
+        assert found.metadata == {"camera": "B", "Shot by": "Ö: N", "split": "train"}
         assert client.thumbnail(listed[0].id)[:2] == b"\xff\xd8"
         assert len(client.peaks(listed[0].id, bins=9).low) == 9
         client.download(listed[0].id, tmp_path / "copy.mp4")

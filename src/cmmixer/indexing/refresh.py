@@ -164,7 +164,7 @@ class _Refresh:
             self.todo.append(task)
         elif _is_as_before(row, task):
             self.unchanged += 1
-            now = replace(row, mtimes_ns=task.mtimes_ns, extra=extra_text(entry.extra))
+            now = replace(row, mtimes_ns=task.mtimes_ns, extra=_extra_text(entry))
             if now != row:
                 self.library.put(now, [], before=row)
         else:
@@ -222,7 +222,7 @@ class _Refresh:
             limit_seconds=self.settings.file_seconds,
             moments=len(film.moments),
             batch=uuid.uuid4().hex if film.moments else None,
-            extra=extra_text(entry.extra),
+            extra=_extra_text(entry),
         )
 
     def report(self) -> IndexReport:
@@ -279,6 +279,11 @@ def _name(entry: Entry) -> str:
         audio_name=None if entry.audio_path is None else readable(os.path.abspath(entry.audio_path)),
     )
     return absolute.key
+
+
+def _extra_text(entry: Entry) -> str | None:
+    """What may change without embedding anything: the manifest's other columns, and the split."""
+    return extra_text({**entry.extra, "split": entry.split})
 
 
 def _paths(entry: Entry) -> list[str]:
