@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def embed_moments(
         picture, sound: whether this sense is wanted.
         even: so many moments evenly over each film, instead of the cutting's.
         pool: decoder processes that are there already, instead of new ones.
-        progress: told about every film.
+        progress: told about every film; and of steps without number while one takes long, so that it may refuse to go on.
     """
     cutting = (cutting or CuttingSettings()).of(encoder.clip)
     assert cutting.stride_seconds is not None
@@ -141,7 +142,8 @@ def embed_moments(
                 progress.advance()
             yield open_films.pop(number).close()
 
-    for piece, result in decode_films(entries, cut, workers=workers, pool=pool):
+    going_on = None if progress is None else partial(progress.advance, 0)
+    for piece, result in decode_films(entries, cut, workers=workers, pool=pool, going_on=going_on):
         film = open_films.setdefault(piece.number, _OpenFilm(piece))
         film.take(piece, result, cut, video, audio)
         yield from complete()

@@ -66,9 +66,9 @@ class Job:
         self.version += 1
 
     def advance(self, steps: int = 1) -> None:
-        """Some steps are done."""
+        """Some steps are done, or a long one goes on."""
         self.done += steps
-        self.version += 1
+        self.version += steps > 0
         self._go_on()
 
     def message(self, text: str) -> None:
@@ -175,7 +175,7 @@ class Jobs:
             return self._jobs[job]
 
     def cancel(self, job: str) -> Job:
-        """Asks a job to stop; it does so after the film it is at, and what it has committed stays.
+        """Asks a job to stop; it does so within a second or so, inside a long film too, and what it has committed stays.
 
         Raises:
             ProblemError: there is none, or it has ended.
