@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from starlette.testclient import TestClient
 
 from cmmixer.config import IndexSettings, ServeSettings
@@ -17,6 +18,7 @@ from cmmixer.indexing import index
 from cmmixer.serving.app import create_app
 from cmmixer.serving.service import Service
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound
+from tests.serving.browser import FLAGS, chromium
 
 YELLOW = (1.0, 0.6, 0.0)
 API = "/api/v1"
@@ -145,3 +147,14 @@ def problem(answer: Any, status: int, kind: str) -> dict[str, Any]:
     assert "\n" not in told["detail"]
     assert "Traceback" not in answer.text
     return told
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium; skips, visibly, where there is none."""
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium on this machine; `make system` installs it on Debian")
+    with sync_playwright() as driver:
+        yield (started := driver.chromium.launch(executable_path=path, args=FLAGS))
+        started.close()

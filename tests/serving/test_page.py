@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, FileChooser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FileChooser, Page, expect
 
 from cmmixer.config import ServeSettings
 from cmmixer.media.decode import Film
 from cmmixer.serving import jobs as jobs_module
 from cmmixer.serving.service import Service
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound
-from tests.serving.browser import FLAGS, PHONE, chromium, drop, listen, running, shot
+from tests.serving.browser import PHONE, drop, listen, running, shot
 from tests.serving.conftest import NASTY, make_data, make_index
 from tests.serving.exotic import exotic_film, exotic_sound
 
@@ -26,17 +26,6 @@ TOKEN = "a-token-of-more-than-16-characters"
 SECONDS_MS = 20_000
 # At most this far apart while they play: less than a frame and a half of a film.
 IN_SYNC_SECONDS = 0.06
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium; skips, visibly, where there is none."""
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium on this machine; `make system` installs it on Debian")
-    with sync_playwright() as driver:
-        yield (started := driver.chromium.launch(executable_path=path, args=FLAGS))
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cmmixer.data.manifest import SOUND_ENDINGS
-from cmmixer.indexing import FileRow, MomentIndex
+from cmmixer.indexing import FileRow, IndexCard, MomentIndex
 from cmmixer.searching import on_disk
 from cmmixer.serving.problems import ProblemError
 from cmmixer.serving.schema import Column, Facet, Filters, Folder, Item, ItemDetail, Moment, Text
@@ -308,8 +308,10 @@ def _name(row: FileRow) -> str:
 class LiveLibrary:
     """The newest snapshot of an index that this or another process may be writing to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, check: Callable[[IndexCard], None] = lambda card: None) -> None:
+        """`check` refuses, with a SearchIndexError, what has come in the place of the index that was opened."""
         self.folder = folder
+        self._check = check
         self._lock = threading.Lock()
         self._version = self._written()
         self._snapshot = Snapshot.read(folder)
@@ -319,13 +321,15 @@ class LiveLibrary:
         """The library as it is.
 
         Raises:
-            SearchIndexError: it was changed and cannot be read.
+            SearchIndexError: it was changed and cannot be read, or is another model's now.
         """
         if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS:
             with self._lock:
                 version = self._written()
                 if version != self._version:
-                    self._snapshot, self._version = Snapshot.read(self.folder), version
+                    snapshot = Snapshot.read(self.folder)
+                    self._check(snapshot.index.card)
+                    self._snapshot, self._version = snapshot, version
                 # Not before: what could not be read is tried again by the next one who asks.
                 self._looked = time.monotonic()
         return self._snapshot

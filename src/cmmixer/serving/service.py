@@ -44,14 +44,15 @@ class Service:
         """
         self.settings = settings
         self.token = _token(settings)
-        self.library = LiveLibrary(Path(settings.index))
+        folder = Path(settings.index)
+        self.library = LiveLibrary(folder, lambda card: card.check_encoder(self.encoder, folder))
         card = self.library.now().index.card
         self.encoder = encoder or _encoder(settings, self.library.now())
-        card.check_encoder(self.encoder, Path(settings.index))
+        card.check_encoder(self.encoder, folder)
         self.folders = Folders(_roots(settings, self.library.now()))
         self.pool = IsolatedPool(look, workers=settings.workers, memory_mb=settings.memory_mb)
-        folder = Path(settings.cache) if settings.cache is not None else Path(settings.index) / "previews"
-        self.cache = Cache(folder, settings.cache_mb)
+        cache = folder / "previews" if settings.cache is None else Path(settings.cache)
+        self.cache = Cache(cache, settings.cache_mb)
         self.previews = Previews(self.cache, self.pool, settings.file_seconds)
         # Processes of their own: what takes long must not keep thumbnails waiting.
         self.converters = IsolatedPool(convert, workers=settings.workers, memory_mb=settings.memory_mb)
