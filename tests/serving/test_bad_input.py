@@ -88,6 +88,7 @@ def test_an_index_that_cannot_be_read_any_more(
             told = problem(client.get(path), 503, "index")
             assert told["title"] == "The index cannot be read"
             assert words in told["detail"]
+            assert str(place) not in told["detail"]
         assert client.get("/health").json()["ready"] is False
         page.set_input_files("#pick", cut)
         expect(page.locator("#finds-problem")).to_contain_text("The index cannot be read")
@@ -112,6 +113,7 @@ def test_a_file_that_has_gone_is_said_where_it_would_play(browser: Browser, plac
         note = page.locator("#screen-note")
         expect(note).to_contain_text("The file is not where it was indexed: sounds/green.wav: the file has gone")
         expect(page.locator("#mixing")).to_be_hidden()
+        assert page.evaluate("document.getElementById('picture').videoWidth") > 0  # which is still there to be seen
         shot(page, "problem-gone")
         # Another find plays all the same.
         page.locator(".hit", has_text="mixed").first.locator(".hit-play").click()
@@ -216,7 +218,7 @@ def test_a_full_disk_is_said_of_a_job(browser: Browser, place: Path, small_disk:
         expect(page.locator("#job-panel")).to_have_attribute("data-state", "failed")
         expect(page.locator("#job-result")).to_contain_text("the disk is full")
         (job,) = client.get(f"{API}/jobs").json()["jobs"]
-        assert "the disk is full" in job["problem"]
+        assert job["problem"].startswith("the index: the disk is full")
         assert client.get(f"{API}/library").json()["moments"] == before
         assert client.get("/ready").status_code == 200
         filling.unlink()

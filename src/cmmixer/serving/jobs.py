@@ -15,6 +15,7 @@ from cmmixer.embedding import Encoder
 from cmmixer.errors import CMMixerError
 from cmmixer.indexing import IndexReport, index
 from cmmixer.serving import schema
+from cmmixer.serving.library import without_place
 from cmmixer.serving.problems import ProblemError
 
 ENDED = frozenset(("done", "failed", "cancelled"))
@@ -203,8 +204,9 @@ class Jobs:
             if job.state in ENDED:
                 return
             job.state = "running"
+        settings = self._settings(job)
         try:
-            job.report = index(self._settings(job), job, encoder=self._encoder)
+            job.report = index(settings, job, encoder=self._encoder)
             self._changed()
             job.end("done", "done")
         except _CancelledError:
@@ -212,7 +214,7 @@ class Jobs:
             job.end("cancelled", "cancelled; what was indexed until then stays")
         except (CMMixerError, OSError) as fault:
             told = str(fault).replace(job.path, job.folder_name)
-            job.end("failed", "failed", told)
+            job.end("failed", "failed", without_place(told, settings.index, "the index"))
         except Exception as fault:
             _log.error("indexing failed", exc_info=fault)
             job.end(

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cmmixer.data.manifest import SOUND_ENDINGS
+from cmmixer.errors import SearchIndexError
 from cmmixer.indexing import FileRow, IndexCard, MomentIndex
 from cmmixer.searching import on_disk
 from cmmixer.serving.problems import ProblemError
@@ -271,6 +272,11 @@ class Snapshot:
         return _facets(counts)
 
 
+def without_place(message: str, folder: Path | str, name: str) -> str:
+    """A message without where on this machine a folder lies: that is nothing to those who only call the service."""
+    return message.replace(f"{folder}{os.sep}", "").replace(str(folder), name)
+
+
 def _facets(counts: Counter[str]) -> list[Facet]:
     return [Facet(value=value, items=count) for value, count in sorted(counts.most_common(_MOST_FACETS))]
 
@@ -327,12 +333,18 @@ class LiveLibrary:
             with self._lock:
                 version = self._written()
                 if version != self._version:
-                    snapshot = Snapshot.read(self.folder)
-                    self._check(snapshot.index.card)
-                    self._snapshot, self._version = snapshot, version
+                    self._snapshot, self._version = self._read_anew(), version
                 # Not before: what could not be read is tried again by the next one who asks.
                 self._looked = time.monotonic()
         return self._snapshot
+
+    def _read_anew(self) -> Snapshot:
+        try:
+            snapshot = Snapshot.read(self.folder)
+            self._check(snapshot.index.card)
+        except SearchIndexError as fault:
+            raise SearchIndexError(without_place(str(fault), self.folder, "the index")) from fault
+        return snapshot
 
     def look_again(self) -> None:
         """Has the next reader look whether something was written."""

@@ -96,7 +96,9 @@ export class Stage {
     this.lanes = this.lanes.filter(Boolean);
     this.#drawLanes();
     find("now").replaceChildren(make("b", {}, hit.item.title), ` at ${clock(moment.start_seconds)}, `, ...words);
-    if (await loaded) await this.player.play();
+    if (!(await loaded)) return;
+    if (this.player.from > 0) find("now").append(make("span", { class: "quiet" }, ` (a version for this browser, from ${clock(this.player.from)})`));
+    await this.player.play();
   }
 
   /** Finds out what this browser can play of a picture, a sound or both, and takes it up; gives whether it did. */
@@ -110,21 +112,16 @@ export class Stage {
     find("picture").hidden = !what.picture;
     find("big-wave").hidden = Boolean(what.picture);
     const slow = setTimeout(() => turn === this.turn && this.#note("Making a version that this browser can play…"), SLOW_MS);
-    try {
-      const [picture, sound] = await Promise.all([this.#playable(what.picture, "video"), this.#playable(what.sound, "audio")]);
-      if (turn !== this.turn) return false;
-      this.#note(null);
-      this.player.load({ ...what, picture, sound });
-      return true;
-    } catch (problem) {
-      if (turn !== this.turn) return false;
-      this.player.load({ ...what, picture: null, sound: null });
-      find("mixing").hidden = true;
-      this.#note(`${problem.title}: ${problem.detail}`);
-      return false;
-    } finally {
-      clearTimeout(slow);
-    }
+    const parts = await Promise.allSettled([this.#playable(what.picture, "video"), this.#playable(what.sound, "audio")]);
+    clearTimeout(slow);
+    if (turn !== this.turn) return false;
+    // Where one of the two cannot be had, the other one can still be looked at or listened to.
+    const [picture, sound] = parts.map((part) => part.value ?? null);
+    const problem = parts.find((part) => part.reason)?.reason;
+    this.#note(problem ? `${problem.title}: ${problem.detail}` : null);
+    find("mixing").hidden = !(picture && sound);
+    this.player.load({ ...what, picture, sound });
+    return !problem;
   }
 
   /** A part of what is loaded with its address; a converted one begins later than its file. */
