@@ -14,10 +14,6 @@ import itertools
 import json
 import os
 import random
-import re
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -36,6 +32,7 @@ from cmmixer.embedding import load_encoder
 from cmmixer.evaluation.machine import machine
 from cmmixer.indexing import FileRow, MomentIndex, index
 from cmmixer.media.synthetic.films import synthesize
+from cmmixer.serving.process import running_service
 from cmmixer.types import Statistics
 
 MOMENTS = 10_000
@@ -112,30 +109,11 @@ def _add(library: MomentIndex, name: str, vectors_ME: np.ndarray) -> None:
 
 def measure(place: Path, clients: int, seconds: float) -> dict[str, Any]:
     """Starts the service, asks alone, then with many clients at once."""
-    command = [
-        sys.executable,
-        "-m",
-        "cmmixer",
-        "serve",
-        "--index",
-        str(place / "library"),
-        "--port",
-        "0",
-        "--device",
-        "cpu",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        address = next(found[1] for line in process.stderr if (found := re.search(r"CMMixer is at (\S+)", line)))
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+    with running_service(place / "library", "--device", "cpu") as address:
         film = _ten_seconds(place)
         alone = [_first_finds(address, film) for _ in range(10)]
-        load = sorted(os.getloadavg())[0]
+        load = os.getloadavg()[0]
         figures = _load(address, film, clients, seconds)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),

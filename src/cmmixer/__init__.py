@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cmmixer.checkpoint import load_retriever
     from cmmixer.config import (
         BenchSettings,
+        DoctorSettings,
         DubSettings,
         EmbedSettings,
         EvaluateSettings,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     )
     from cmmixer.cutlist import write_csv, write_edl
     from cmmixer.data.prepare import prepare
+    from cmmixer.doctoring import doctor
     from cmmixer.dubbing import dub
     from cmmixer.embedding import embed, from_pretrained, load
     from cmmixer.evaluation.retrieval import evaluate
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "DubSettings": "cmmixer.config",
+    "DoctorSettings": "cmmixer.config",
     "BenchSettings": "cmmixer.config",
     "EmbedSettings": "cmmixer.config",
     "EvaluateSettings": "cmmixer.config",
@@ -68,6 +71,7 @@ _HOMES = {
     "SearchSettings": "cmmixer.config",
     "ServeSettings": "cmmixer.config",
     "SynthesizeSettings": "cmmixer.config",
+    "doctor": "cmmixer.doctoring",
     "dub": "cmmixer.dubbing",
     "bench": "cmmixer.benching",
     "embed": "cmmixer.embedding",
@@ -93,6 +97,7 @@ _HOMES = {
 
 __all__ = [
     "BenchSettings",
+    "DoctorSettings",
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",
@@ -109,6 +114,7 @@ __all__ = [
     "SynthesizeSettings",
     "__version__",
     "bench",
+    "doctor",
     "dub",
     "embed",
     "evaluate",

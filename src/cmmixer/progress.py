@@ -12,7 +12,7 @@ class Progress(Protocol):
         """A piece of work begins: `total` steps (None: not known) of `what`; it ends the piece before it."""
 
     def advance(self, steps: int = 1) -> None:
-        """So many more steps are done."""
+        """So many more steps are done; none, where a long one goes on. What this raises ends the work."""
 
     def message(self, text: str) -> None:
         """A figure worth showing beside the bar."""

@@ -121,7 +121,7 @@ def test_a_film_in_pieces_is_yielded_once_and_whole(tmp_path: Path, monkeypatch:
     assert [m.span.start_seconds for m in films[0].moments] == [0, 0.5, 1, 1.5, 2, 2.5, 3]
 
 
-def _here(function, items, *, workers, seconds_each, pool):  # type: ignore[no-untyped-def]
+def _here(function, items, *, workers, seconds_each, pool, going_on):  # type: ignore[no-untyped-def]
     """map_isolated without processes."""
     for item in items:
         try:

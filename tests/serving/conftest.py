@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from starlette.testclient import TestClient
 
 from cmmixer.config import IndexSettings, ServeSettings
@@ -15,6 +18,7 @@ from cmmixer.indexing import index
 from cmmixer.serving.app import create_app
 from cmmixer.serving.service import Service
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound
+from tests.serving.browser import FLAGS, chromium
 
 YELLOW = (1.0, 0.6, 0.0)
 API = "/api/v1"
@@ -32,15 +36,15 @@ def make_data(folder: Path) -> Path:
     sound(folder / "sounds" / NASTY, [BLUE] * 6)
     with (folder / "manifest.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "source", "camera", "Shot by"])
+        writer.writerow(["path", "label", "source", "camera", "Shot by", "split"])
         writer.writerows(
             [
-                ["films/red.mp4", "warm", "reel one", "B", "Ö: N"],
-                ["films/mixed.mp4", "cold", "reel one", "A", ""],
-                ["films/mute.mp4", "warm", "reel two", "B", ""],
-                ["sounds/yellow.wav", "warm", "", "", "<b>x</b>"],
-                ["sounds/green.wav", "", "", "", ""],
-                [f"sounds/{NASTY}", "cold", "", "B", ""],
+                ["films/red.mp4", "warm", "reel one", "B", "Ö: N", "train"],
+                ["films/mixed.mp4", "cold", "reel one", "A", "", "test"],
+                ["films/mute.mp4", "warm", "reel two", "B", "", "train"],
+                ["sounds/yellow.wav", "warm", "", "", "<b>x</b>", "train"],
+                ["sounds/green.wav", "", "", "", "", ""],
+                [f"sounds/{NASTY}", "cold", "", "B", "", "test"],
             ]
         )
     return folder
@@ -57,6 +61,20 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index that tests only read."""
     folder = tmp_path_factory.mktemp("served")
     return make_index(make_data(folder / "data"), folder / "library")
+
+
+def long_film(path: Path, seconds: int) -> Path:
+    """A small file that lasts long: a picture every minute, and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for place in range(seconds // 60 + 1):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            frame.pts = place * 60
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
 
 
 Served = Callable[..., TestClient]
@@ -129,3 +147,14 @@ def problem(answer: Any, status: int, kind: str) -> dict[str, Any]:
     assert "\n" not in told["detail"]
     assert "Traceback" not in answer.text
     return told
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium; skips, visibly, where there is none."""
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium on this machine; `make system` installs it on Debian")
+    with sync_playwright() as driver:
+        yield (started := driver.chromium.launch(executable_path=path, args=FLAGS))
+        started.close()

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from starlette.testclient import TestClient
 
@@ -15,7 +16,19 @@ from cmmixer.indexing import MomentIndex
 from cmmixer.serving import jobs as jobs_module
 from cmmixer.serving.client import Client, ServiceError
 from tests.coloured_films import BLUE, GREEN, RED, film
-from tests.serving.conftest import API, NASTY, Served, find, items, make_data, make_index, names, problem, upload
+from tests.serving.conftest import (
+    API,
+    NASTY,
+    Served,
+    find,
+    items,
+    long_film,
+    make_data,
+    make_index,
+    names,
+    problem,
+    upload,
+)
 
 
 @pytest.fixture
@@ -125,7 +138,7 @@ def test_a_job_cancelled_half_way_leaves_what_it_had_and_the_service_answers(
 
     def slowly(self: jobs_module.Job, steps: int = 1) -> None:
         advance(self, steps)
-        if self.phase == "embedding films":
+        if steps and self.phase == "embedding films":
             time.sleep(0.3)
 
     monkeypatch.setattr(jobs_module.Job, "advance", slowly)
@@ -136,7 +149,7 @@ def test_a_job_cancelled_half_way_leaves_what_it_had_and_the_service_answers(
     told = problem(client.post(f"{API}/jobs", json={"folder": folder}), 409, "conflict")
     assert "is being indexed already" in told["detail"]
     deadline = time.monotonic() + 60
-    while (state := client.get(f"{API}/jobs/{job}").json())["done"] < 2 or state["phase"] != "embedding films":
+    while (state := client.get(f"{API}/jobs/{job}").json())["done"] < 3 or state["phase"] != "embedding films":
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert state["total"] == 7
@@ -150,6 +163,54 @@ def test_a_job_cancelled_half_way_leaves_what_it_had_and_the_service_answers(
     assert again["state"] == "done"
     assert 0 < again["report"]["added"] < 6
     assert len([row for row in MomentIndex.open(place / "library").files() if row.status == "used"]) == 12
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_job_is_cancelled_inside_a_long_film(place: Path, served: Served, hangs: bool) -> None:
+    """While its pieces go by, and while a decoder gives nothing at all; the index stays as it was and can go on."""
+    long_film(place / "more" / "long" / "day.mp4", 5400)
+    client = served(place / "library", roots=str(place / "more"))
+    folder, before = _folder(client, "more", "long"), client.get(f"{API}/library").json()["moments"]
+    find(client, query=upload(client, film(place / "q.mp4", [RED]))["id"])  # all processes but the job's are there
+    known = {process.pid for process in psutil.Process().children(recursive=True)}
+    job = client.post(f"{API}/jobs", json={"folder": folder}).json()["id"]
+    stopped = _hold_decoders(known) if hangs else []
+    deadline = time.monotonic() + 60
+    while client.get(f"{API}/jobs/{job}").json()["phase"] != "embedding films":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    state = client.get(f"{API}/jobs/{job}").json()
+    assert (state["state"], state["done"], state["total"]) == ("running", 0, 1)
+    began = time.monotonic()
+    client.delete(f"{API}/jobs/{job}")
+    state = _ended(client, job)
+    assert state["state"] == "cancelled"
+    # pebble gives a process that does not end by itself three seconds.
+    assert time.monotonic() - began < (8 if hangs else 4)
+    assert not [process for process in stopped if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    service = client.app.state.service  # type: ignore[attr-defined]
+    service.library.look_again()
+    assert client.get(f"{API}/library").json()["moments"] == before
+    assert MomentIndex.open(place / "library").count() == before
+    assert client.get("/ready").json()["items"] == 6
+    again = _ended(client, client.post(f"{API}/jobs", json={"folder": folder}).json()["id"], 120.0)
+    assert (again["state"], again["report"]["added"], again["report"]["skipped"]) == ("done", 1, 0)
+    assert again["report"]["moments"] == before + 2 * 5400 + 1  # a second long, one every half second, of 5,401 s
+
+
+def _hold_decoders(known: set[int]) -> list[psutil.Process]:
+    """Has the processes that have come to decode do nothing any more, as a file may that a decoder hangs on."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        new = [process for process in psutil.Process().children(recursive=True) if process.pid not in known]
+        found = [process for process in new if process.parent() != psutil.Process()]
+        if found:
+            for process in found:
+                process.suspend()
+            return found
+        time.sleep(0.005)
+    raise AssertionError("no decoder was found")
 
 
 def test_another_writer_is_said(place: Path, served: Served) -> None:
@@ -199,9 +260,9 @@ def test_the_python_client_does_it_all(place: Path, served: Served, tmp_path: Pa
         listed = list(client.items(sort="-duration", kind="film"))
         assert [item.name for item in listed] == ["films/mixed.mp4", "films/red.mp4", "films/mute.mp4"]
         assert client.item(listed[0].id).columns["source"] == "reel one"
-        assert [column.name for column in client.library().metadata] == ["Shot by", "camera"]
+        assert [column.name for column in client.library().metadata] == ["Shot by", "camera", "split"]
         (found,) = client.items(where=["camera:B", "source:reel one"])
-        assert found.metadata == {"camera": "B", "Shot by": "Ö: N"}
+        assert found.metadata == {"camera": "B", "Shot by": "Ö: N", "split": "train"}
         assert client.thumbnail(listed[0].id)[:2] == b"\xff\xd8"
         assert len(client.peaks(listed[0].id, bins=9).low) == 9
         client.download(listed[0].id, tmp_path / "copy.mp4")

@@ -192,6 +192,6 @@ def test_the_cache_stays_within_its_size(served: Served, tmp_path: Path) -> None
         path = folder / f"{number:02d}.jpg"
         path.write_bytes(bytes(100_000))
         os.utime(path, (number, number))
-    client.app.state.service.previews.prune()  # type: ignore[attr-defined]
+    client.app.state.service.cache.prune()  # type: ignore[attr-defined]
     left = sorted(path.name for path in folder.iterdir())
     assert left == [f"{number:02d}.jpg" for number in range(20, 30)]

@@ -11,31 +11,21 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, FileChooser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FileChooser, Page, expect
 
 from cmmixer.config import ServeSettings
 from cmmixer.media.decode import Film
 from cmmixer.serving import jobs as jobs_module
 from cmmixer.serving.service import Service
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound
-from tests.serving.browser import FLAGS, PHONE, chromium, drop, listen, running, shot
+from tests.serving.browser import PHONE, drop, listen, running, shot
 from tests.serving.conftest import NASTY, make_data, make_index
+from tests.serving.exotic import exotic_film, exotic_sound
 
 TOKEN = "a-token-of-more-than-16-characters"
 SECONDS_MS = 20_000
 # At most this far apart while they play: less than a frame and a half of a film.
 IN_SYNC_SECONDS = 0.06
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium; skips, visibly, where there is none."""
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium on this machine; `make system` installs it on Debian")
-    with sync_playwright() as driver:
-        yield (started := driver.chromium.launch(executable_path=path, args=FLAGS))
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +100,14 @@ def _in_sync(page: Page) -> dict[str, float]:
     raise AssertionError(f"never in sync: {times}")
 
 
+def _shows(page: Page, width: int) -> None:
+    """Waits until there is a picture so many pixels wide."""
+    deadline = time.monotonic() + SECONDS_MS / 1000
+    while (got := page.evaluate("document.getElementById('picture').videoWidth")) != width:
+        assert time.monotonic() < deadline, f"the picture is {got} pixels wide"
+        time.sleep(0.05)
+
+
 def _serious(page: Page) -> list[str]:
     found = Axe().run(page).response["violations"]
     return [
@@ -175,6 +173,40 @@ def test_drop_a_sound_and_see_what_makes_it(page: Page, bell: Path) -> None:
     shot(page, "pictures")
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_a_browser_does_not_play_is_converted(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """By what the service knows of browsers; and where it is wrong, when the browser says so or shows no picture."""
+    if refused:
+        monkeypatch.setattr("cmmixer.serving.playback.plays_as_it_is", lambda info, sense: True)
+    exotic_film(tmp_path / "data" / "green.avi", [GREEN] * 4, "avi")
+    exotic_sound(tmp_path / "data" / "blue.aiff", [GREEN] * 2 + [BLUE] * 4, "aiff")
+    make_index(tmp_path / "data", tmp_path / "library")
+    settings = ServeSettings(index=str(tmp_path / "library"), workers=1, searches=1)
+    with running(Service(settings, ColourEncoder())) as address:
+        context = browser.new_context(viewport={"width": 1380, "height": 900})
+        page = context.new_page()
+        page.set_default_timeout(SECONDS_MS)
+        page.goto(address)
+        # Its sound alone would play in this browser, without a word about the picture.
+        page.set_input_files("#pick", exotic_film(tmp_path / "cut", [GREEN] * 2 + [BLUE] * 2, "mov-aac"))
+        _shows(page, 64)
+        page.locator(".hit", has_text="blue").first.locator(".hit-play").click()
+        times = _in_sync(page)
+        assert times["picture"] > 1.4
+        assert times["sound"] > 1.4
+        expect(page.locator("#screen-note")).to_be_hidden()
+        shot(page, "converted" if refused else "converted-at-once")
+        # And the other way round: a picture of the library under a sound.
+        page.set_input_files("#pick-again", exotic_sound(tmp_path / "bell.au", [GREEN] * 2, "au"))
+        expect(page.locator("#asked-name")).to_have_text("bell.au")
+        page.locator(".hits.pictures .hit", has_text="green").first.locator(".hit-play").click()
+        _in_sync(page)
+        _shows(page, 64)
+        context.close()
+
+
 def test_levels_shift_and_loop(page: Page, cut: Path) -> None:
     page.set_input_files("#pick", cut)
     page.locator(".hit-play").first.click()
@@ -229,6 +261,11 @@ def test_filters_narrow_what_is_found(page: Page, cut: Path) -> None:
     expect(page.locator(".hit", has_text="yellow")).to_have_count(0)
     expect(page.locator("#filter-count")).to_have_text("2")
     expect(page.locator(".hit").first).to_contain_text("red")
+    page.locator("#filters label", has_text="camera").locator("select").select_option("")
+    page.locator("#filters select[name=label]").select_option("")
+    page.locator("#filters label", has_text="split").locator("select").select_option("split:test")
+    expect(page.locator(".hit", has_text="red")).to_have_count(0)
+    expect(page.locator(".hit", has_text="mixed").first).to_be_visible()
     page.locator("#filters input[name=text]").fill("nothing is called so")
     expect(page.locator(".nothing")).to_have_text("Nothing in the library fits these filters.")
     page.locator("#filters button[type=reset]").click()

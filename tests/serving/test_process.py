@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import signal
+import select
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +18,12 @@ from cmmixer.config import IndexSettings, ModelSettings, ServeSettings
 from cmmixer.errors import CheckpointError, SearchIndexError, SettingsError
 from cmmixer.indexing import index
 from cmmixer.serving.client import Client
+from cmmixer.serving.process import running_service
 from cmmixer.serving.run import serve
 from tests.coloured_films import BLUE, CLIP, RED, film
 from tests.conftest import untrained_run
 from tests.end_to_end.processes import ENVIRONMENT, cmmixer
-from tests.serving.conftest import make_data
+from tests.serving.conftest import long_film, make_data
 
 SMALL = ModelSettings(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=8)
 
@@ -35,6 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("process")
     torch.manual_seed(0)
     untrained_run(folder / "run", CLIP, model=SMALL, embed_dim=12)
+    untrained_run(folder / "other", CLIP, model=SMALL, embed_dim=16)
     make_data(folder / "data")
     index(IndexSettings(model=str(folder / "run"), data=str(folder / "data"), index=str(folder / "library"), workers=1))
     return folder
@@ -43,35 +43,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(place: Path) -> Iterator[str]:
     """Where a real process answers; it is interrupted at the end and must go by itself."""
-    command = [
-        sys.executable,
-        "-m",
-        "cmmixer",
-        "serve",
-        "--index",
-        str(place / "library"),
-        "--port",
-        "0",
-        "--workers",
-        "1",
-        "--upload_seconds",
-        "3",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=ENVIRONMENT)
-    assert process.stderr is not None
-    for line in process.stderr:
-        found = re.search(r"CMMixer is at (http://127\.0\.0\.1:\d+)", line)
-        if found:
-            break
-    else:
-        pytest.fail("it ended before it answered")
-    reader = threading.Thread(target=process.stderr.read)
-    reader.start()
-    yield found[1]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) in (0, 130)
-    reader.join()
-    process.stderr.close()
+    flags = ["--workers", "1", "--upload_seconds", "3", "--max_upload_mb", "1", "--roots", str(place / "more")]
+    long_film(place / "more" / "day.mp4", 5400)
+    with running_service(place / "library", *flags, environment=ENVIRONMENT) as address:
+        yield address
 
 
 def test_it_answers_over_a_real_socket(address: str, place: Path, tmp_path: Path) -> None:
@@ -117,6 +92,51 @@ def test_an_upload_that_takes_too_long_is_told_so(address: str) -> None:
     assert told["detail"] == "slow.mp4: got less than all of it in 3 s"
 
 
+def test_an_upload_larger_than_the_limit_is_told_so_while_it_comes(address: str, tmp_path: Path) -> None:
+    """Without saying its length: the connection is not read to the end, however long it would go on."""
+    host, port = address.removeprefix("http://").split(":")
+    head = b"POST /api/v1/queries HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    block = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(head)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            for _ in range(2000):
+                connection.sendall(block)
+                sent += len(block)
+                if select.select([connection], [], [], 0)[0]:
+                    break
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert sent < 100 << 20
+    assert b"got more than 1 MB" in answer
+    _answers(address, tmp_path)
+
+
+def test_a_job_is_cancelled_half_way(address: str, tmp_path: Path) -> None:
+    with Client(address) as client:
+        before = client.library().moments
+        job = client.index(client.folders().folders[0].id)
+        deadline = time.monotonic() + 60
+        while client.job(job.id).phase != "embedding films":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.5)
+        assert client.cancel(job.id).state == "cancelling"
+        began = time.monotonic()
+        states = list(client.watch(job.id))
+        assert states[-1].state == "cancelled"
+        assert time.monotonic() - began < 8
+        assert client.library().moments == before
+    _answers(address, tmp_path)
+
+
+def _answers(address: str, tmp_path: Path) -> None:
+    with Client(address) as client:
+        assert client.health().ready
+        assert client.search(query=client.upload(film(tmp_path / "again.mp4", [RED])).id).hits
+
+
 @pytest.mark.parametrize(
     ("options", "fault", "told"),
     [
@@ -129,6 +149,8 @@ def test_an_upload_that_takes_too_long_is_told_so(address: str) -> None:
             "--host no.such.host.invalid: cannot be listened at",
         ),
         ({"roots": "{place}/none"}, SettingsError, "--roots: got "),
+        ({"model": "{place}/other"}, SearchIndexError, "library: its vectors are of model "),
+        ({"index": "{place}/data"}, SearchIndexError, "data: "),
     ],
 )
 def test_what_cannot_be_served_is_said(place: Path, options: dict[str, str], fault: type[Exception], told: str) -> None:

@@ -91,6 +91,9 @@ def test_more_like_an_item_and_like_one_of_its_moments(shared: TestClient) -> No
         ({"where": ["camera:B", "label:cold"]}, {f"sounds/{NASTY}"}),
         ({"where": "camera:"}, {"sounds/yellow.wav", "sounds/green.wav"}),
         ({"where": "camera:b"}, set()),
+        ({"where": "split:test"}, {"films/mixed.mp4", f"sounds/{NASTY}"}),
+        ({"where": "split:train", "kind": "film"}, {"films/red.mp4"}),
+        ({"where": "split:"}, {"sounds/green.wav"}),
         ({"label": "no such label"}, set()),
     ],
 )
@@ -175,7 +178,7 @@ def test_an_item_in_full(shared: TestClient) -> None:
     detail = shared.get(f"{API}/items/{item['id']}").json()
     assert [span["start_seconds"] for span in detail["spans"]] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0], abs=0.1)
     assert (detail["has_picture"], detail["has_sound"]) == (True, True)
-    metadata = {"camera": "B", "Shot by": "Ö: N"}
+    metadata = {"camera": "B", "Shot by": "Ö: N", "split": "train"}
     assert item["metadata"] == detail["metadata"] == metadata
     assert detail["columns"] == {"label": "warm", "source": "reel one", "moments": 5, **metadata}
     assert "/data/" not in shared.get(f"{API}/items/{item['id']}").text  # no place of this machine
@@ -183,10 +186,11 @@ def test_an_item_in_full(shared: TestClient) -> None:
 
 def test_the_library_tells_what_its_manifest_holds(shared: TestClient) -> None:
     library = shared.get(f"{API}/library").json()
-    assert library["columns"] == ["Shot by", "camera", "label", "moments", "reason", "source"]
+    assert library["columns"] == ["Shot by", "camera", "label", "moments", "reason", "source", "split"]
     assert library["metadata"] == [
         {"name": "Shot by", "values": [{"value": "<b>x</b>", "items": 1}, {"value": "Ö: N", "items": 1}]},
         {"name": "camera", "values": [{"value": "A", "items": 1}, {"value": "B", "items": 3}]},
+        {"name": "split", "values": [{"value": "test", "items": 2}, {"value": "train", "items": 3}]},
     ]
 
 
@@ -236,3 +240,13 @@ def test_a_timeline_tells_which_stretch_goes_with_what(shared: TestClient, tmp_p
     by_itself = find(shared, item=item["id"], timeline=True, by="audio", **{"for": "audio"})["timeline"]
     assert by_itself[0]["item"]["name"] == "films/red.mp4"  # never the file itself
     assert find(shared, query=query["id"], timeline=True, label="no such label")["timeline"] == []
+
+
+def test_a_layout_s_own_splits_can_be_filtered_by(served: Served, tmp_path: Path) -> None:
+    """The VMR layout has folders for splits and no manifest."""
+    for split, name in (("train", "one"), ("test", "two")):
+        film(tmp_path / "pairs" / split / "video" / f"{name}.mp4", [RED] * 2, sound=None)
+        sound(tmp_path / "pairs" / split / "audio" / f"{name}.wav", [RED] * 2)
+    client = served(make_index(tmp_path / "pairs", tmp_path / "pairs-library"))
+    assert set(items(client, where="split:train")) == {"train/video/one.mp4"}
+    assert set(items(client, where="split:test")) == {"test/video/two.mp4"}

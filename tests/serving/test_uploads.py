@@ -9,14 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
-import numpy as np
 import psutil
 import pytest
 from starlette.testclient import TestClient
 
 from tests.coloured_films import BLUE, RED, film, sound
-from tests.serving.conftest import API, Served, find, names, problem, upload
+from tests.serving.conftest import API, Served, find, long_film, names, problem, upload
 
 
 def _answers(client: TestClient, tmp_path: Path) -> None:
@@ -43,22 +41,9 @@ def test_other_bodies_are_small(shared: TestClient) -> None:
     problem(shared.post(f"{API}/jobs", content=b"[" + bytes(1 << 17)), 413, "too-large")
 
 
-def _hours(path: Path, seconds: int) -> Path:
-    """A small file that lasts long: a picture every minute, and nothing between."""
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast", "threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        for place in range(seconds // 60 + 1):
-            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
-            frame.pts = place * 60
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
 def test_a_small_file_that_lasts_hours_is_refused(served: Served, tmp_path: Path) -> None:
     client = served(query_seconds=600.0)
-    path = _hours(tmp_path / "hours.mp4", 7200)
+    path = long_film(tmp_path / "hours.mp4", 7200)
     assert path.stat().st_size < 20_000
     told = problem(
         client.post(f"{API}/queries", params={"name": "hours.mp4"}, content=path.read_bytes()), 413, "too-long"

@@ -158,5 +158,11 @@ COMMANDS = {
             "cmmixer export --model runs/fine --format onnx --out runs/fine-onnx",
             extra="export",
         ),
+        Command(
+            "doctor",
+            config.DoctorSettings,
+            "cmmixer.doctoring:doctor",
+            "cmmixer doctor\n  cmmixer doctor --data ~/films --index library",
+        ),
     )
 }

@@ -75,7 +75,8 @@ def _run(command: Command, arguments: list[str]) -> int:
         print(json.dumps(result.as_json(), indent=1))
     else:
         show.show(result)
-    return 0
+    code: int = getattr(result, "exit_code", 0)
+    return code
 
 
 def _overview() -> str:

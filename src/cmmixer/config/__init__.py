@@ -20,6 +20,7 @@ from cmmixer.config.commands import (
     SynthesizeSettings,
 )
 from cmmixer.config.cutting import CuttingSettings
+from cmmixer.config.doctor import DoctorSettings
 from cmmixer.config.dub import DubSettings
 from cmmixer.config.export import ExportSettings
 from cmmixer.config.mixer import MixerSettings
@@ -34,6 +35,7 @@ __all__ = [
     "ClipOptions",
     "ClipSettings",
     "CuttingSettings",
+    "DoctorSettings",
     "DubSettings",
     "EmbedSettings",
     "EvaluateSettings",

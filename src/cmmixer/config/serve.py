@@ -25,12 +25,13 @@ class ServeSettings:
         token: secret that every request must bring, at least 16 characters; the page asks for it
         token_file: file that holds the token, so that it does not stand in the list of processes
         roots: folders that may be indexed from the page, separated by `:`; default: the folders that the index was made from
-        cache: folder for thumbnails and waveforms; default: `previews` in the index
+        cache: folder for thumbnails, waveforms and versions of files that browsers do not play; default: `previews` in the index
         cache_mb: most that this folder may hold; what was not used for longest goes first
         max_upload_mb: largest file to search with
         upload_seconds: longest time an upload may take
         query_seconds: longest film or sound to search with, in seconds of its own time
         file_seconds: longest time spent on decoding one file
+        convert_seconds: longest time spent on a version of a file that browsers do not play; what is made by then is played
         dub_seconds: longest time spent on writing a film with its new sound
         memory_mb: most memory of a decoder process
         queries: how many uploaded files are kept at a time; the oldest goes first
@@ -54,6 +55,7 @@ class ServeSettings:
     upload_seconds: float = 300.0
     query_seconds: float = 1200.0
     file_seconds: float = 60.0
+    convert_seconds: float = 30.0
     dub_seconds: float = 600.0
     memory_mb: int = 4000
     queries: int = 100
@@ -70,7 +72,14 @@ class ServeSettings:
             at_least(name, getattr(self, name), 1)
         at_least("waiting", self.waiting, 0)
         at_least("memory_mb", self.memory_mb, 500)
-        for name in ("upload_seconds", "query_seconds", "file_seconds", "dub_seconds", "query_minutes"):
+        for name in (
+            "upload_seconds",
+            "query_seconds",
+            "file_seconds",
+            "convert_seconds",
+            "dub_seconds",
+            "query_minutes",
+        ):
             within(name, getattr(self, name), 0.0, float("inf"), open_low=True)
         one_of("device", self.device, DEVICES)
         if self.token is not None and self.token_file is not None:

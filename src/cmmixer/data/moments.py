@@ -145,12 +145,17 @@ class DecodedPiece:
 
 
 def decode_films(
-    entries: Iterable[Entry], cut: Cut, *, workers: int = 0, pool: IsolatedPool | None = None
+    entries: Iterable[Entry],
+    cut: Cut,
+    *,
+    workers: int = 0,
+    pool: IsolatedPool | None = None,
+    going_on: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Piece, DecodedPiece | MediaError]]:
     """Decodes entries piece by piece in isolated processes, which run ahead of the consumer by a bounded number of pieces.
 
     The first piece of every entry comes in the order of the entries; the further pieces of long films follow when there
-    is room, all before the iteration ends.
+    is room, all before the iteration ends. `going_on` as in `map_isolated`.
     """
     fresh = (Piece(number, entry) for number, entry in enumerate(entries))
     more: deque[Piece] = deque()
@@ -165,7 +170,7 @@ def decode_films(
     decode = partial(decode_piece, cut=cut)
     limit = cut.file_seconds + _GRACE_SECONDS
     while True:
-        results = map_isolated(decode, upcoming(), workers=workers, seconds_each=limit, pool=pool)
+        results = map_isolated(decode, upcoming(), workers=workers, seconds_each=limit, pool=pool, going_on=going_on)
         for piece, result in results:
             if isinstance(result, DecodedPiece):
                 more.extend(Piece(piece.number, piece.entry, first) for first in result.further)

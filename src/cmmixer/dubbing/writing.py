@@ -55,7 +55,7 @@ def write(draft: Path, name: str, picture: PictureSource, sound: Iterable[Block]
         encoded = _sound_stream(container, codec)
         try:
             container.start_encoding()
-            packets = heapq.merge(_copies(picture, copied), _encoded(encoded, sound), key=_decode_seconds)
+            packets = heapq.merge(_copies(picture, copied), sound_packets(encoded, sound), key=decode_seconds)
             for packet in packets:
                 container.mux(packet)
         except (av.error.InvalidDataError, av.error.ArgumentError, av.error.PatchWelcomeError) as fault:
@@ -112,7 +112,8 @@ def _copies(picture: PictureSource, stream: Stream) -> Iterator[av.Packet[Stream
         yield packet  # type: ignore[misc]
 
 
-def _encoded(stream: AudioStream, blocks: Iterable[Block]) -> Iterator[av.Packet[Stream]]:
+def sound_packets(stream: AudioStream, blocks: Iterable[Block]) -> Iterator[av.Packet[Stream]]:
+    """Blocks of float32 (2, N) at 48 kHz, encoded, from the file's beginning on."""
     place = 0
     for block in blocks:
         frame = av.AudioFrame.from_ndarray(np.clip(block, -1.0, 1.0), format="fltp", layout="stereo")
@@ -122,6 +123,7 @@ def _encoded(stream: AudioStream, blocks: Iterable[Block]) -> Iterator[av.Packet
     yield from stream.encode(None)
 
 
-def _decode_seconds(packet: av.Packet[Stream]) -> float:
+def decode_seconds(packet: av.Packet[Stream]) -> float:
+    """When a packet is due at the decoder: the order in which streams lie in a file."""
     ticks = packet.dts if packet.dts is not None else packet.pts
     return float((ticks or 0) * packet.time_base)

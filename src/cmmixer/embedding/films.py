@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -80,7 +81,7 @@ def embed_moments(
         picture, sound: whether this sense is wanted.
         even: so many moments evenly over each film, instead of the cutting's.
         pool: decoder processes that are there already, instead of new ones.
-        progress: told about every film.
+        progress: told about every film; and of steps without number while one takes long, so that it may refuse to go on.
     """
     cutting = (cutting or CuttingSettings()).of(encoder.clip)
     assert cutting.stride_seconds is not None
@@ -94,8 +95,9 @@ def embed_moments(
                 progress.advance()
             yield open_films.pop(number).close()
 
+    going_on = None if progress is None else partial(progress.advance, 0)
     with _Batches(encoder, batch_size) as batches:
-        for piece, result in decode_films(entries, cut, workers=workers, pool=pool):
+        for piece, result in decode_films(entries, cut, workers=workers, pool=pool, going_on=going_on):
             film = open_films.setdefault(piece.number, _OpenFilm(piece))
             for media in film.take(result):
                 batches.add(film, media)

@@ -146,6 +146,7 @@ def _on_cluster(
         card=card,
         model=os.path.abspath(model) if os.path.exists(model) else model,
         device=settings.device if settings.ray_gpus else "cpu",
+        precision=settings.precision,
         batch_size=settings.batch_size,
         workers=settings.workers or settings.ray_cpus,
         file_seconds=settings.file_seconds,

@@ -1,7 +1,7 @@
 """A searchable library of moments.
 
-`card` which model made it, `rows` its columns, `guard` one writer and clear complaints, `folder` the index itself, `nearest`
-a question to it, `plan` how a sense is searched, `optimize` how that is chosen, `exact` what it is measured against, `refresh`
+`card` which model made it, `rows` its columns, `guard` one writer and clear complaints, `opening` its tables, `folder` the index itself,
+`nearest` a question to it, `plan` how a sense is searched, `optimize` how that is chosen, `exact` what it is measured against, `refresh`
 the command.
 """
 

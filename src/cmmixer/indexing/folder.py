@@ -23,7 +23,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -34,11 +33,11 @@ from cmmixer.data.skips import SkipReport
 from cmmixer.embedding import Encoder
 from cmmixer.errors import SearchIndexError
 from cmmixer.indexing.card import NAME, IndexCard, read_card
-from cmmixer.indexing.guard import only_writer, short, told_clearly
+from cmmixer.indexing.guard import only_writer, told_clearly
 from cmmixer.indexing.nearest import MOST_APPROXIMATE, ask
+from cmmixer.indexing.opening import add_extra, card_for_writing, readable_dataset, writable_tables
 from cmmixer.indexing.plan import EXACT, SearchPlan
-from cmmixer.indexing.rows import FILES_SCHEMA, FILES_SCHEMA_BEFORE, FileRow
-from cmmixer.version import __version__
+from cmmixer.indexing.rows import FILES_SCHEMA, FileRow
 
 # A search that began before a clean-up may still read what it removes; an hour is longer than any search.
 _KEEP_OLD_VERSIONS = timedelta(hours=1)
@@ -66,11 +65,11 @@ class MomentIndex:
         schemas = {"files": FILES_SCHEMA, "moments": card.moments_schema()}
         with told_clearly(folder):
             if create:
-                _add_extra(folder)
-                self._files, self._moments = _tables(folder, schemas)
+                add_extra(folder)
+                self._files, self._moments = writable_tables(folder, schemas)
             elif not all((folder / f"{name}.lance").is_dir() for name in schemas):
                 raise SearchIndexError(f"{folder}: is damaged or was never filled; run `cmmixer index` on it again")
-            self._read = {name: _dataset(folder, name, schema) for name, schema in schemas.items()}
+            self._read = {name: readable_dataset(folder, name, schema) for name, schema in schemas.items()}
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -99,7 +98,7 @@ class MomentIndex:
         """
         folder = Path(folder)
         with told_clearly(folder):
-            card = _card_for_writing(folder, encoder, cutting or CuttingSettings())
+            card = card_for_writing(folder, encoder, cutting or CuttingSettings())
             with only_writer(folder) as interrupted:
                 remove_leftovers(folder)
                 index = cls(folder, card, create=True)
@@ -341,91 +340,6 @@ class MomentIndex:
         with told_clearly(self.folder):
             for chunk in _chunks(batches):
                 self._moments.delete(_is_in(chunk))
-
-
-def _add_extra(folder: Path) -> None:
-    """Gives an index of before the column `extra`, empty; one commit, so a kill leaves the table as before or as after."""
-    try:
-        files = lance.dataset(str(folder / "files.lance"))
-    except (ValueError, KeyError):
-        return  # not there yet, or damaged, which opening the tables tells
-    if files.schema == FILES_SCHEMA_BEFORE:
-        files.add_columns(FILES_SCHEMA.field("extra"))
-
-
-def _tables(folder: Path, schemas: dict[str, pa.Schema]) -> list[Any]:
-    """The tables for writing; made where they are not there. LanceDB takes a second to import, and searching needs none of it."""
-    import lancedb
-
-    database = lancedb.connect(folder)
-    tables = []
-    for name, schema in schemas.items():
-        try:
-            tables.append(database.create_table(name, schema=schema, exist_ok=True))
-        except (ValueError, KeyError) as fault:
-            raise SearchIndexError(
-                f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
-            ) from fault
-    return tables
-
-
-def _dataset(folder: Path, name: str, schema: pa.Schema) -> Any:
-    try:
-        dataset = lance.dataset(str(folder / f"{name}.lance"))
-    except (ValueError, KeyError) as fault:
-        raise SearchIndexError(
-            f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
-        ) from fault
-    if dataset.schema not in ([FILES_SCHEMA, FILES_SCHEMA_BEFORE] if name == "files" else [schema]):
-        raise SearchIndexError(f"{folder}: {name}.lance has other columns than expected; make an index in a new folder")
-    return dataset
-
-
-def _card_for_writing(folder: Path, encoder: Encoder | None, cutting: CuttingSettings) -> IndexCard:
-    """The card that is there, checked, or that of a new index."""
-    if encoder is None:
-        return read_card(folder)
-    if folder.is_dir() and any(folder.iterdir()):
-        card = read_card(folder)
-        card.check_encoder(encoder, folder)
-        _refuse_other_cutting(folder, card, cutting)
-        return card
-    if folder.exists() and not folder.is_dir():
-        raise SearchIndexError(f"{folder}: got a file, expected the folder of an index")
-    known = cutting.of(encoder.clip)
-    assert known.stride_seconds is not None
-    card = IndexCard(
-        model_id=encoder.id,
-        model=encoder.path,
-        embed_dim=encoder.dim,
-        clip=encoder.clip,
-        stride_seconds=known.stride_seconds,
-        moment_seconds=known.moment_seconds,
-        shots=known.shots,
-        version=__version__,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / NAME, card.text())
-    return card
-
-
-def _refuse_other_cutting(folder: Path, card: IndexCard, asked: CuttingSettings) -> None:
-    """Moments of one index are cut alike.
-
-    Raises:
-        SearchIndexError: says what differs.
-    """
-    there = card.cutting.of(card.clip)
-    for name, words in (("stride_seconds", "start every"), ("moment_seconds", "last")):
-        got, own = getattr(asked, name), getattr(there, name)
-        if got is not None and got != own:
-            raise SearchIndexError(
-                f"{folder}: its moments {words} {own:g} s, got --{name} {got:g}; leave it out, or make an index in a new folder"
-            )
-    if asked.shots and not there.shots:
-        raise SearchIndexError(
-            f"{folder}: its moments do not keep to shots, got --shots; leave it out, or make an index in a new folder"
-        )
 
 
 def _chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:

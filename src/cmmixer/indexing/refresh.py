@@ -26,6 +26,8 @@ from cmmixer.progress import NoProgress, Progress
 # A kill costs the work since the last commit; a commit costs some tens of milliseconds.
 _COMMIT_ROWS = 2000
 _COMMIT_SECONDS = 10.0
+# Read at a time for the checksum; whoever wants to stop is heard between.
+_HASHED_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def index(settings: IndexSettings, progress: Progress | None = None, *, encoder:
     listing = read_layout(settings.data)
     encoder = encoder or load_encoder(settings.model, settings.device, settings.precision)
     with MomentIndex.writing(settings.index, encoder, pick(CuttingSettings, settings)) as library:
-        work = _Refresh(settings.data, settings, library, SkipReport(listing.ignored))
+        work = _Refresh(settings.data, settings, library, SkipReport(listing.ignored), progress)
         progress.start(len(listing.entries), "looking for changes")
         for entry in listing.entries:
             work.look_at(entry)
@@ -105,7 +107,7 @@ def index(settings: IndexSettings, progress: Progress | None = None, *, encoder:
         if settings.sync:
             work.remove_gone()
         progress.start(len(work.todo), "embedding films")
-        work.embed(encoder, progress)
+        work.embed(encoder)
         return _optimized(work.report(), library, settings, progress)
 
 
@@ -137,8 +139,11 @@ class _Task:
 class _Refresh:
     """One run: looks at the files from outside, embeds those that are new or changed, counts."""
 
-    def __init__(self, data: str, settings: IndexSettings, library: MomentIndex, unlisted: SkipReport) -> None:
+    def __init__(
+        self, data: str, settings: IndexSettings, library: MomentIndex, unlisted: SkipReport, progress: Progress
+    ) -> None:
         self.settings = settings
+        self.progress = progress
         self.library = library
         self.root = readable(os.path.abspath(data))
         # Rows without their vectors: some hundreds of bytes a file, as the entries themselves.
@@ -162,9 +167,9 @@ class _Refresh:
         row = self.known.get(name)
         if row is None or (row.source, row.label) != (entry.source, entry.label) or self._had_too_little_time(row):
             self.todo.append(task)
-        elif _is_as_before(row, task):
+        elif self._is_as_before(row, task):
             self.unchanged += 1
-            now = replace(row, mtimes_ns=task.mtimes_ns, extra=extra_text(entry.extra))
+            now = replace(row, mtimes_ns=task.mtimes_ns, extra=_extra_text(entry))
             if now != row:
                 self.library.put(now, [], before=row)
         else:
@@ -179,7 +184,7 @@ class _Refresh:
         self.library.remove(gone)
         self.removed = len(gone)
 
-    def embed(self, encoder: Encoder, progress: Progress) -> None:
+    def embed(self, encoder: Encoder) -> None:
         """Embeds what is to do, committing every few seconds."""
         films = embed_moments(
             [task.entry for task in self.todo],
@@ -188,7 +193,7 @@ class _Refresh:
             batch_size=self.settings.batch_size,
             workers=self.settings.workers,
             file_seconds=self.settings.file_seconds,
-            progress=progress,
+            progress=self.progress,
         )
         committed = time.monotonic()
         for film in films:
@@ -215,15 +220,36 @@ class _Refresh:
             label=entry.label,
             sizes=task.sizes,
             mtimes_ns=task.mtimes_ns,
-            sha256=_content(entry) if film.moments else None,
+            sha256=self._content(entry) if film.moments else None,
             status="used" if film.moments else "skipped",
             reason=None if skip is None else skip.reason,
             message=None if skip is None else skip.message,
             limit_seconds=self.settings.file_seconds,
             moments=len(film.moments),
             batch=uuid.uuid4().hex if film.moments else None,
-            extra=extra_text(entry.extra),
+            extra=_extra_text(entry),
         )
+
+    def _is_as_before(self, row: FileRow, task: _Task) -> bool:
+        """Whether files are those of the row, by size and time or by size and content."""
+        if (row.sizes, row.mtimes_ns) == (task.sizes, task.mtimes_ns):
+            return True
+        return row.sizes == task.sizes and row.sha256 is not None and row.sha256 == self._content(task.entry)
+
+    def _content(self, entry: Entry) -> str | None:
+        """sha256 over an entry's files; None for what cannot be read."""
+        total = hashlib.sha256()
+        try:
+            for path in _paths(entry):
+                digest = hashlib.sha256()
+                with open(path, "rb") as file:
+                    while block := file.read(_HASHED_BYTES):
+                        digest.update(block)
+                        self.progress.advance(0)
+                total.update(digest.digest())
+        except OSError:
+            return None
+        return total.hexdigest()
 
     def report(self) -> IndexReport:
         """Commits the rest, tidies up, writes the list of what was left out."""
@@ -281,6 +307,11 @@ def _name(entry: Entry) -> str:
     return absolute.key
 
 
+def _extra_text(entry: Entry) -> str | None:
+    """What may change without embedding anything: the manifest's other columns, and the split."""
+    return extra_text({**entry.extra, "split": entry.split})
+
+
 def _paths(entry: Entry) -> list[str]:
     return [entry.path] if entry.audio_path is None else [entry.path, entry.audio_path]
 
@@ -296,22 +327,3 @@ def _sizes_and_times(entry: Entry) -> tuple[list[int], list[int]]:
         sizes.append(-1 if status is None else status.st_size)
         mtimes_ns.append(-1 if status is None else status.st_mtime_ns)
     return sizes, mtimes_ns
-
-
-def _is_as_before(row: FileRow, task: _Task) -> bool:
-    """Whether files are those of the row, by size and time or by size and content."""
-    if (row.sizes, row.mtimes_ns) == (task.sizes, task.mtimes_ns):
-        return True
-    return row.sizes == task.sizes and row.sha256 is not None and row.sha256 == _content(task.entry)
-
-
-def _content(entry: Entry) -> str | None:
-    """sha256 over an entry's files; None for what cannot be read."""
-    total = hashlib.sha256()
-    try:
-        for path in _paths(entry):
-            with open(path, "rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-    except OSError:
-        return None
-    return total.hexdigest()

@@ -50,7 +50,7 @@ class FileRow:
         limit_seconds: time it was given; one that ran out of it is tried again with more.
         moments: how many moments it has.
         batch: key of its moments.
-        extra: the manifest's other columns, as `extra_text` writes them; `metadata` reads them.
+        extra: the split and the manifest's other columns, as `extra_text` writes them; `metadata` reads them.
     """
 
     name: str
@@ -72,7 +72,7 @@ class FileRow:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The manifest's other columns."""
+        """The split and the manifest's other columns."""
         return {} if self.extra is None else dict(json.loads(self.extra))
 
 

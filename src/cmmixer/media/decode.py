@@ -70,6 +70,7 @@ class PictureInfo:
         pixel_aspect: width of a stored pixel divided by its height.
         frames_per_second: average, as the container says; None where it does not.
         codec: FFmpeg's name of the decoder.
+        pixel_format: FFmpeg's name of how pixels are stored; empty where the file does not say.
     """
 
     width: int
@@ -77,6 +78,7 @@ class PictureInfo:
     pixel_aspect: float
     frames_per_second: float | None
     codec: str
+    pixel_format: str = ""
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,8 @@ def _picture_info(stream: av.VideoStream | None) -> PictureInfo | None:
     aspect = float(stream.sample_aspect_ratio or 1)
     rate = float(stream.average_rate) if stream.average_rate else None
     usable = aspect if math.isfinite(aspect) and aspect > 0 else 1.0
-    return PictureInfo(stream.width, stream.height, usable, rate, stream.codec_context.name)
+    context = stream.codec_context
+    return PictureInfo(stream.width, stream.height, usable, rate, context.name, context.pix_fmt or "")
 
 
 def _sound_info(stream: av.AudioStream | None) -> SoundInfo | None:

@@ -12,7 +12,7 @@ import resource
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 
 # Enough that no worker waits for the next item while results are taken in order.
 _QUEUED_PER_WORKER = 4
+# How long somebody who wants to stop waits at most.
+_LOOK_SECONDS = 0.5
 
 
 def worker_count(workers: int) -> int:
@@ -40,6 +42,7 @@ def map_isolated(
     workers: int = 0,
     seconds_each: float = 60.0,
     pool: IsolatedPool | None = None,
+    going_on: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Item, Result | MediaError]]:
     """`function(item)` for each item in other processes, results in the order of the items.
 
@@ -49,6 +52,7 @@ def map_isolated(
         workers: processes; 0 takes every core.
         seconds_each: an item that takes longer is given up and its process ended.
         pool: processes that are there already, instead of new ones for these items.
+        going_on: called at every result, and every so often while there is none; what it raises ends the work at once.
 
     Yields:
         (item, result), or (item, MediaError): the one raised, or `time-limit`, or `crashed`.
@@ -63,8 +67,10 @@ def map_isolated(
         for item in remaining:
             waiting.append((item, used.schedule(function, item, seconds_each)))
             if len(waiting) >= used.workers * _QUEUED_PER_WORKER:
+                _await(waiting[0][1], going_on)
                 yield _answer(*waiting.popleft(), seconds_each)
         while waiting:
+            _await(waiting[0][1], going_on)
             yield _answer(*waiting.popleft(), seconds_each)
     finally:
         # A consumer that stops early leaves tasks behind; they are ended, not waited for.
@@ -139,6 +145,14 @@ def _context(function: Callable[..., object]) -> multiprocessing.context.BaseCon
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cmmixer.media.decode", function.__module__])
     return context
+
+
+def _await(future: Future[Any], going_on: Callable[[], None] | None) -> None:
+    if going_on is None:
+        return
+    going_on()
+    while not wait([future], timeout=_LOOK_SECONDS).done:
+        going_on()
 
 
 def _answer(item: Item, future: Future[Any], seconds_each: float) -> tuple[Item, Any]:

@@ -82,9 +82,14 @@ def look(task: LookTask) -> FilmInfo:
         MediaError: it cannot be read, or is a play list that names other files.
     """
     with Film.open(task.path, task.file_seconds) as film:
-        if _PLAY_LISTS & set(film.info.container.split(",")):
-            raise MediaError(task.path, "unreadable", "is a play list that names other files, not a film or a sound")
+        refuse_play_list(film.info)
         return film.info
+
+
+def refuse_play_list(info: FilmInfo) -> None:
+    """Raises MediaError for a file that only names others."""
+    if _PLAY_LISTS & set(info.container.split(",")):
+        raise MediaError(info.path, "unreadable", "is a play list that names other files, not a film or a sound")
 
 
 def thumbnail(task: ThumbnailTask) -> bytes:

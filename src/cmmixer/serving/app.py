@@ -10,7 +10,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 
-from cmmixer.serving import problems, routes_jobs, routes_library, routes_search, routes_taking, schema
+from cmmixer.serving import (
+    problems,
+    routes_jobs,
+    routes_library,
+    routes_playback,
+    routes_search,
+    routes_taking,
+    schema,
+)
 from cmmixer.serving.guard import COOKIE, BodyLimit, Guard
 from cmmixer.serving.metrics import Measured
 from cmmixer.serving.problems import KINDS, ProblemError, responses
@@ -50,6 +58,7 @@ def create_app(service: Service) -> FastAPI:
     for router in (
         routes_search.router(service),
         routes_library.router(service),
+        routes_playback.router(service),
         routes_taking.router(service),
         routes_jobs.router(service),
     ):

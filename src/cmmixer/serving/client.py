@@ -151,6 +151,13 @@ class Client:
         """Writes a file of the library to a local one."""
         self._fetch(f"{_PREFIX}/items/{item}/media", {"sense": sense}, to)
 
+    def playback(
+        self, item: str, *, sense: str = "video", seconds: float = 0.0, convert: bool = False
+    ) -> schema.Playback:
+        """What a browser can play of a file around a second; converted where it needs to be."""
+        params = {"sense": sense, "seconds": seconds, "convert": convert}
+        return self._ask(schema.Playback, "GET", f"/items/{item}/playback", params=params)
+
     def dub(self, order: schema.DubOrder, to: str | Path) -> schema.Dub:
         """Has a film written with another sound, and fetches it."""
         made = self._ask(schema.Dub, "POST", "/dubs", json=order.model_dump(exclude_none=True))

@@ -15,6 +15,7 @@ from cmmixer.embedding import Encoder
 from cmmixer.errors import CMMixerError
 from cmmixer.indexing import IndexReport, index
 from cmmixer.serving import schema
+from cmmixer.serving.library import without_place
 from cmmixer.serving.problems import ProblemError
 
 ENDED = frozenset(("done", "failed", "cancelled"))
@@ -66,9 +67,9 @@ class Job:
         self.version += 1
 
     def advance(self, steps: int = 1) -> None:
-        """Some steps are done."""
+        """Some steps are done, or a long one goes on."""
         self.done += steps
-        self.version += 1
+        self.version += steps > 0
         self._go_on()
 
     def message(self, text: str) -> None:
@@ -175,7 +176,7 @@ class Jobs:
             return self._jobs[job]
 
     def cancel(self, job: str) -> Job:
-        """Asks a job to stop; it does so after the film it is at, and what it has committed stays.
+        """Asks a job to stop; it does so within a second or so, inside a long film too, and what it has committed stays.
 
         Raises:
             ProblemError: there is none, or it has ended.
@@ -203,8 +204,9 @@ class Jobs:
             if job.state in ENDED:
                 return
             job.state = "running"
+        settings = self._settings(job)
         try:
-            job.report = index(self._settings(job), job, encoder=self._encoder)
+            job.report = index(settings, job, encoder=self._encoder)
             self._changed()
             job.end("done", "done")
         except _CancelledError:
@@ -212,7 +214,7 @@ class Jobs:
             job.end("cancelled", "cancelled; what was indexed until then stays")
         except (CMMixerError, OSError) as fault:
             told = str(fault).replace(job.path, job.folder_name)
-            job.end("failed", "failed", told)
+            job.end("failed", "failed", without_place(told, settings.index, "the index"))
         except Exception as fault:
             _log.error("indexing failed", exc_info=fault)
             job.end(

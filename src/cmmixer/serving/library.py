@@ -9,14 +9,15 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cmmixer.data.manifest import SOUND_ENDINGS
-from cmmixer.indexing import FileRow, MomentIndex
+from cmmixer.errors import SearchIndexError
+from cmmixer.indexing import FileRow, IndexCard, MomentIndex
 from cmmixer.searching import on_disk
 from cmmixer.serving.problems import ProblemError
 from cmmixer.serving.schema import Column, Facet, Filters, Folder, Item, ItemDetail, Moment, Text
@@ -78,6 +79,11 @@ class Entry:
         """What may be seen and filtered by: the manifest's columns, and the index's but those that name places."""
         own = {name: value for name, value in asdict(self.row).items() if name not in _INNER}
         return {**self.metadata, **own}
+
+    @property
+    def content(self) -> str:
+        """Names what is in its files."""
+        return self.row.sha256 or f"{self.row.name} {self.row.sizes} {self.row.mtimes_ns}"
 
     @property
     def folder_ids(self) -> Iterator[str]:
@@ -266,6 +272,11 @@ class Snapshot:
         return _facets(counts)
 
 
+def without_place(message: str, folder: Path | str, name: str) -> str:
+    """A message without where on this machine a folder lies: that is nothing to those who only call the service."""
+    return message.replace(f"{folder}{os.sep}", "").replace(str(folder), name)
+
+
 def _facets(counts: Counter[str]) -> list[Facet]:
     return [Facet(value=value, items=count) for value, count in sorted(counts.most_common(_MOST_FACETS))]
 
@@ -303,8 +314,10 @@ def _name(row: FileRow) -> str:
 class LiveLibrary:
     """The newest snapshot of an index that this or another process may be writing to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, check: Callable[[IndexCard], None] = lambda card: None) -> None:
+        """`check` refuses, with a SearchIndexError, what has come in the place of the index that was opened."""
         self.folder = folder
+        self._check = check
         self._lock = threading.Lock()
         self._version = self._written()
         self._snapshot = Snapshot.read(folder)
@@ -314,16 +327,24 @@ class LiveLibrary:
         """The library as it is.
 
         Raises:
-            SearchIndexError: it was changed and cannot be read.
+            SearchIndexError: it was changed and cannot be read, or is another model's now.
         """
         if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS:
             with self._lock:
                 version = self._written()
                 if version != self._version:
-                    self._snapshot, self._version = Snapshot.read(self.folder), version
+                    self._snapshot, self._version = self._read_anew(), version
                 # Not before: what could not be read is tried again by the next one who asks.
                 self._looked = time.monotonic()
         return self._snapshot
+
+    def _read_anew(self) -> Snapshot:
+        try:
+            snapshot = Snapshot.read(self.folder)
+            self._check(snapshot.index.card)
+        except SearchIndexError as fault:
+            raise SearchIndexError(without_place(str(fault), self.folder, "the index")) from fault
+        return snapshot
 
     def look_again(self) -> None:
         """Has the next reader look whether something was written."""

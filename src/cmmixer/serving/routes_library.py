@@ -98,7 +98,7 @@ def router(service: Service) -> APIRouter:
     ) -> Response:
         entry = service.library.now().entry(item)
         instant = entry.start_seconds + 0.2 * min(entry.duration_seconds, 20.0) if seconds is None else seconds
-        made = service.previews.thumbnail(service.file(entry, "video"), _content(entry), instant, entry.name)
+        made = service.previews.thumbnail(service.file(entry, "video"), entry.content, instant, entry.name)
         return Response(made, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     @routes.get(
@@ -115,11 +115,6 @@ def router(service: Service) -> APIRouter:
         entry = service.library.now().entry(item)
         start = entry.start_seconds if start_seconds is None else start_seconds
         end = entry.end_seconds if end_seconds is None else min(end_seconds, entry.end_seconds)
-        return service.previews.peaks(service.file(entry, "audio"), _content(entry), start, end, bins, entry.name)
+        return service.previews.peaks(service.file(entry, "audio"), entry.content, start, end, bins, entry.name)
 
     return routes
-
-
-def _content(entry: Entry) -> str:
-    """Names what is in an item's files."""
-    return entry.row.sha256 or f"{entry.row.name} {entry.row.sizes} {entry.row.mtimes_ns}"

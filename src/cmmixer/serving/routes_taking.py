@@ -8,11 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 
+from cmmixer.searching import Hit
 from cmmixer.serving import schema
 from cmmixer.serving.media import RESPONSES, file_response
 from cmmixer.serving.problems import ProblemError, responses
 from cmmixer.serving.service import PREFIX, Service
-from cmmixer.serving.taking import File, ListedMoment, cut_list
+from cmmixer.serving.taking import File, cut_list
 
 DubId = Annotated[schema.Id, Path(description="id of a film that was written")]
 _TYPES = {"edl": "text/plain; charset=utf-8", "csv": "text/csv; charset=utf-8"}
@@ -59,8 +60,8 @@ def router(service: Service) -> APIRouter:
             if chosen.end_seconds <= chosen.start_seconds:
                 raise ProblemError("bad-request", f"{entry.name}: its moment must end after it begins")
             files[entry.name] = service.file(entry, "audio" if order.target == "audio" else "video")
-            values = chosen.model_dump(exclude={"item"})
-            moments.append(ListedMoment(rank, entry.name, source=entry.row.source, label=entry.row.label, **values))
+            row, values = entry.row, chosen.model_dump(exclude={"item"})
+            moments.append(Hit(rank=rank, path=entry.name, source=row.source, label=row.label, missing=False, **values))
         named = {"content-disposition": f'attachment; filename="moments.{order.format}"'}
         return Response(cut_list(order, moments, files), media_type=_TYPES[order.format], headers=named)
 

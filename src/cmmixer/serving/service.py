@@ -14,10 +14,13 @@ from cmmixer.errors import CheckpointError, SearchIndexError, SettingsError
 from cmmixer.media.isolate import IsolatedPool
 from cmmixer.media.previews import look
 from cmmixer.serving import schema
+from cmmixer.serving.cache import Cache
+from cmmixer.serving.conversion import convert
 from cmmixer.serving.folders import Folders
 from cmmixer.serving.jobs import Job, Jobs
 from cmmixer.serving.library import Entry, LiveLibrary, Snapshot
 from cmmixer.serving.metrics import Metrics
+from cmmixer.serving.playback import Playbacks
 from cmmixer.serving.previews import Previews
 from cmmixer.serving.queries import Queries
 from cmmixer.serving.taking import Dubs
@@ -41,14 +44,19 @@ class Service:
         """
         self.settings = settings
         self.token = _token(settings)
-        self.library = LiveLibrary(Path(settings.index))
+        folder = Path(settings.index)
+        self.library = LiveLibrary(folder, lambda card: card.check_encoder(self.encoder, folder))
         card = self.library.now().index.card
         self.encoder = encoder or _encoder(settings, self.library.now())
-        card.check_encoder(self.encoder, Path(settings.index))
+        card.check_encoder(self.encoder, folder)
         self.folders = Folders(_roots(settings, self.library.now()))
         self.pool = IsolatedPool(look, workers=settings.workers, memory_mb=settings.memory_mb)
-        cache = Path(settings.cache) if settings.cache is not None else Path(settings.index) / "previews"
-        self.previews = Previews(cache, settings.cache_mb, self.pool, settings.file_seconds)
+        cache = folder / "previews" if settings.cache is None else Path(settings.cache)
+        self.cache = Cache(cache, settings.cache_mb)
+        self.previews = Previews(self.cache, self.pool, settings.file_seconds)
+        # Processes of their own: what takes long must not keep thumbnails waiting.
+        self.converters = IsolatedPool(convert, workers=settings.workers, memory_mb=settings.memory_mb)
+        self.playbacks = Playbacks(self.cache, self.pool, self.converters, settings.convert_seconds)
         self.queries = Queries(settings, self.encoder, card.cutting)
         self.embedders = ThreadPoolExecutor(settings.searches + settings.waiting, "cmmixer-embedding")
         self.dubs = Dubs(settings.dub_seconds, settings.memory_mb)
@@ -65,6 +73,7 @@ class Service:
         self.embedders.shutdown(cancel_futures=True)
         self.queries.close()
         self.dubs.close()
+        self.converters.close()
         self.pool.close()
 
     def __enter__(self) -> Self:

@@ -17,6 +17,7 @@ from cmmixer.dubbing import DubReport, dub
 from cmmixer.dubbing.run import make
 from cmmixer.errors import InputError, MediaError
 from cmmixer.media.isolate import IsolatedPool
+from cmmixer.searching import Hit
 from cmmixer.serving import schema
 from cmmixer.serving.problems import ProblemError
 
@@ -132,27 +133,12 @@ def _name(film: File, sound: File, order: schema.DubOrder) -> str:
     return f"{PurePath(film.name).stem} with {PurePath(sound.name).stem}.{order.container}"
 
 
-@dataclass(frozen=True)
-class ListedMoment:
-    """A moment as `cmmixer.cutlist.Chosen` has it; its path is the file's name in the library."""
-
-    rank: int
-    path: str
-    start_seconds: float
-    end_seconds: float
-    score: float
-    query_start_seconds: float
-    query_end_seconds: float
-    source: str
-    label: str | None
-
-
-def cut_list(order: schema.CutListOrder, moments: list[ListedMoment], files: dict[str, str | bytes]) -> bytes:
+def cut_list(order: schema.CutListOrder, moments: list[Hit], files: dict[str, str | bytes]) -> bytes:
     """Moments as an edit decision list or a table.
 
     Args:
         order: what is wanted.
-        moments: in the order they are laid.
+        moments: in the order they are laid; their paths are the names of their files in the library.
         files: where each name lies, for the files' own timecodes.
     """
 

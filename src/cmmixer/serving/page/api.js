@@ -74,8 +74,7 @@ export function watchJob(id, seen, lost) {
 }
 
 export const mediaOf = {
-  query: (id) => `${BASE}/queries/${id}/media`,
-  item: (id, sense) => `${BASE}/items/${id}/media?sense=${sense}`,
+  playback: (source, sense, seconds, convert) => `/${source.query ? "queries" : "items"}/${source.query ?? source.item}/playback${params({ sense, seconds: Math.max(0, seconds).toFixed(2), convert: convert || undefined })}`,
   download: (id, sense) => `${BASE}/items/${id}/media?sense=${sense}&download=true`,
   thumbnail: (id, seconds) => `${BASE}/items/${id}/thumbnail${params({ seconds: seconds === undefined ? undefined : seconds.toFixed(1) })}`,
 };

@@ -53,12 +53,10 @@ async function askedOf({ query, item, start }) {
   const at = start === undefined ? {} : { start: Number(start) };
   if (query) {
     const found = await ask(`/queries/${encodeURIComponent(query)}`);
-    const asked = { kind: "query", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, moments: found.moments, ...at };
-    return { ...asked, url: Stage.url(asked) };
+    return { kind: "query", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, moments: found.moments, ...at };
   }
   const found = await ask(`/items/${encodeURIComponent(item)}`);
-  const asked = { kind: "item", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, moments: found.moments, ...at };
-  return { ...asked, url: Stage.url(asked) };
+  return { kind: "item", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, moments: found.moments, ...at };
 }
 
 function chosen(name) { return document.querySelector(`input[name="${name}"]:checked`)?.value; }

@@ -3,6 +3,8 @@
 //
 //   a moment of the picture at `picture.at` goes with the moment of the sound at `sound.at`, so
 //   sound time = picture time - picture.at + sound.at - nudge          (a positive nudge: the sound comes later)
+//
+// All times are those of the files; of a converted stretch, second 0 of the medium is second `from` of its file.
 
 const FOLLOW_SECONDS = 0.008; // closer than this nobody sees or hears
 const JUMP_SECONDS = 0.6; // further than this the sound jumps
@@ -35,7 +37,7 @@ export class Player extends EventTarget {
     super();
     this.picture = picture;
     this.sound = sound;
-    this.what = null; // { picture: { url, at } | null, sound: { url, at } | null, start, end }
+    this.what = null; // { picture: { url, at, from } | null, sound: { url, at, from } | null, start, end }
     this.nudge = 0;
     this.loop = false;
     this.levels = { found: 1, own: 0 };
@@ -46,7 +48,10 @@ export class Player extends EventTarget {
     this.wanted = false;
     this.timer = null;
     for (const medium of [picture, sound]) {
-      medium.addEventListener("error", () => medium.getAttribute("src") && this.#tell("broken", { sense: medium === picture ? "picture" : "sound" }));
+      const broken = () => this.#tell("broken", { sense: medium === picture ? "picture" : "sound" });
+      medium.addEventListener("error", () => medium.getAttribute("src") && broken());
+      // A browser that knows the sound's format but not the picture's plays the sound and says nothing.
+      medium.addEventListener("loadedmetadata", () => medium === picture && this.what?.picture && !picture.videoWidth && broken());
       medium.addEventListener("loadedmetadata", () => this.#tell("change"));
     }
     picture.addEventListener("waiting", () => this.follower?.pause());
@@ -58,8 +63,9 @@ export class Player extends EventTarget {
   /** What is heard and seen first: the picture where there is one. */
   get leader() { return this.what?.picture ? this.picture : this.sound; }
   get follower() { return this.what?.picture && this.what?.sound ? this.sound : null; }
-  get time() { return this.leader.currentTime || 0; }
-  get duration() { return Number.isFinite(this.leader.duration) ? this.leader.duration : 0; }
+  get from() { return (this.what?.picture ?? this.what?.sound)?.from ?? 0; }
+  get time() { return this.from + (this.leader.currentTime || 0); }
+  get duration() { return Number.isFinite(this.leader.duration) ? this.from + this.leader.duration : 0; }
   get playing() { return this.wanted; }
 
   /** Takes up a film, a sound, or both; `start` and `end` are the moment, in the leader's time. */
@@ -70,7 +76,7 @@ export class Player extends EventTarget {
     this.jumps = 0;
     for (const [medium, part] of [[this.picture, what.picture], [this.sound, what.sound]]) {
       const url = part?.url ?? null;
-      if (url === null) { medium.removeAttribute("src"); medium.load(); } else if (medium.getAttribute("src") !== url) { medium.src = url; }
+      if (url === null) { medium.removeAttribute("src"); medium.load(); } else if (medium.getAttribute("src") !== url || medium.error) { medium.src = url; }
     }
     this.setLevels({});
     this.#tell("change");
@@ -85,13 +91,14 @@ export class Player extends EventTarget {
     this.picture.muted = pair && this.levels.own === 0;
   }
 
-  /** Where the sound ought to be. */
+  /** Where the sound's medium ought to be. */
   expected(time = this.time) {
-    return time - this.what.picture.at + this.what.sound.at - this.nudge;
+    const { picture, sound } = this.what;
+    return time - picture.at + sound.at - this.nudge - sound.from;
   }
 
   seek(time) {
-    this.leader.currentTime = Math.max(0, time);
+    this.leader.currentTime = Math.max(0, time - this.from);
     this.#align();
     this.#tell("change");
   }
@@ -120,8 +127,11 @@ export class Player extends EventTarget {
     try {
       await Promise.all(together.map((medium) => medium.play()));
     } catch (fault) {
-      if (fault.name !== "AbortError" && ticket === this.ticket) this.pause();
-      return;
+      // A picture that waits for data holds the sound back before it has begun; the next tick lets it go on.
+      if (fault.name !== "AbortError") {
+        if (ticket === this.ticket) this.pause();
+        return;
+      }
     }
     if (ticket !== this.ticket) return;
     clearInterval(this.timer);

@@ -6,8 +6,12 @@ import { Player } from "./player.js";
 import { bars, colour, draw, ready } from "./waveform.js";
 
 const NUDGE_SECONDS = 0.02;
+// Converting shorter than this is not worth a word.
+const SLOW_MS = 500;
 // Of a longer file only the surroundings of the moment are drawn.
 const LONGEST_DRAWN_SECONDS = 900;
+
+const told = (source, sense) => `${sense} of ${source.query ?? source.item}`;
 
 export class Stage {
   constructor() {
@@ -18,11 +22,11 @@ export class Stage {
     this.asked = null;
     this.player.addEventListener("change", () => this.#show());
     this.player.addEventListener("tick", () => this.#show());
-    this.player.addEventListener("broken", (event) => this.#note(
-      event.detail.sense === "picture"
-        ? "This browser cannot play this picture's format. Searching works all the same."
-        : "This browser cannot play this sound's format. Download it to hear it.",
-    ));
+    this.turn = 0;
+    this.laid = false; // whether a find is on the stage
+    this.refused = new Set(); // what this browser could not play as it is
+    this.wanted = null; // what was asked to be loaded last, before it is known what this browser can play of it
+    this.player.addEventListener("broken", (event) => this.#mend(event.detail.sense));
     find("play").addEventListener("click", () => this.player.toggle());
     find("take").addEventListener("click", () => this.#take());
     find("screen").addEventListener("click", () => this.player.toggle());
@@ -45,10 +49,11 @@ export class Stage {
 
   nudge(direction) { if (this.player.follower) this.player.shift(direction * NUDGE_SECONDS); }
 
-  /** Shows what is searched with, by itself. `asked`: { kind, id, name, url, hasPicture, hasSound, duration, start }. */
+  /** Shows what is searched with, by itself. `asked`: { kind, id, name, hasPicture, hasSound, duration, start }. */
   ask(asked) {
     this.asked = asked;
-    const own = { url: asked.url, at: 0 };
+    this.laid = false;
+    const own = { at: asked.start ?? 0, source: { [asked.kind]: asked.id } };
     const start = asked.start ?? 0;
     this.match = null;
     this.#load(asked.hasPicture ? { picture: own, sound: null, start } : { picture: null, sound: own, start });
@@ -60,46 +65,86 @@ export class Stage {
   /** Lays a hit and the query together, from where they match, and plays. */
   async lay(hit, target) {
     const { asked } = this;
+    this.laid = true;
     const [moment, mine] = [hit.moment, hit.query_moment];
-    const theirs = { url: hit.media, at: moment.start_seconds, source: { item: hit.item.id } };
-    const own = { url: asked.url, at: mine.start_seconds, source: { [asked.kind]: asked.id } };
+    const theirs = { at: moment.start_seconds, source: { item: hit.item.id } };
+    const own = { at: mine.start_seconds, source: { [asked.kind]: asked.id } };
     const spanOf = (one) => ({ start: one.start_seconds, end: one.end_seconds });
     const hitLane = (sense) => this.#laneOfHit(hit, sense);
     const ownLane = (sense, from) => ({ name: "yours", sense, load: this.#peaksOfAsked(), from, to: from + asked.duration });
-    let words;
+    let words, loaded;
     find("found-name").textContent = target === "audio" ? "Found sound" : "Your sound";
     if (target === "audio" && asked.hasPicture) {
       this.match = spanOf(mine);
-      this.#load({ picture: own, sound: theirs, ...this.match });
+      loaded = this.#load({ picture: own, sound: theirs, ...this.match });
       this.lanes = [asked.hasSound ? ownLane("picture", 0) : null, hitLane("sound")];
       this.lanes[1].from += mine.start_seconds - moment.start_seconds;
       this.lanes[1].to += mine.start_seconds - moment.start_seconds;
       words = ["under your picture from ", make("b", {}, clock(mine.start_seconds))];
     } else if (target === "video" && asked.hasSound) {
       this.match = spanOf(moment);
-      this.#load({ picture: theirs, sound: own, ...this.match });
+      loaded = this.#load({ picture: theirs, sound: own, ...this.match });
       this.lanes = [hitLane("picture"), ownLane("sound", moment.start_seconds - mine.start_seconds)];
       words = ["with your sound from ", make("b", {}, clock(mine.start_seconds))];
     } else {
       this.match = spanOf(moment);
       const alone = hit.item.kind === "film" && target !== "audio";
-      this.#load(alone ? { picture: theirs, sound: null, ...this.match } : { picture: null, sound: theirs, ...this.match });
+      loaded = this.#load(alone ? { picture: theirs, sound: null, ...this.match } : { picture: null, sound: theirs, ...this.match });
       this.lanes = [hitLane(alone ? "picture" : "sound")];
       words = ["by itself from ", make("b", {}, clock(moment.start_seconds))];
     }
     this.lanes = this.lanes.filter(Boolean);
     this.#drawLanes();
     find("now").replaceChildren(make("b", {}, hit.item.title), ` at ${clock(moment.start_seconds)}, `, ...words);
+    if (!(await loaded)) return;
+    if (this.player.from > 0) find("now").append(make("span", { class: "quiet" }, ` (a version for this browser, from ${clock(this.player.from)})`));
     await this.player.play();
   }
 
-  #load(what) {
+  /** Finds out what this browser can play of a picture, a sound or both, and takes it up; gives whether it did. */
+  async #load(what) {
+    const turn = ++this.turn;
+    this.wanted = what;
+    this.player.pause();
     this.#note(null);
     find("mixing").hidden = !(what.picture && what.sound);
     this.root.dataset.mode = what.picture ? (what.sound ? "pair" : "picture") : "sound";
     find("picture").hidden = !what.picture;
     find("big-wave").hidden = Boolean(what.picture);
-    this.player.load(what);
+    const slow = setTimeout(() => turn === this.turn && this.#note("Making a version that this browser can play…"), SLOW_MS);
+    const parts = await Promise.allSettled([this.#playable(what.picture, "video"), this.#playable(what.sound, "audio")]);
+    clearTimeout(slow);
+    if (turn !== this.turn) return false;
+    // Where one of the two cannot be had, the other one can still be looked at or listened to.
+    const [picture, sound] = parts.map((part) => part.value ?? null);
+    const problem = parts.find((part) => part.reason)?.reason;
+    this.#note(problem ? `${problem.title}: ${problem.detail}` : null);
+    find("mixing").hidden = !(picture && sound);
+    this.player.load({ ...what, picture, sound });
+    return !problem;
+  }
+
+  /** A part of what is loaded with its address; a converted one begins later than its file. */
+  async #playable(part, sense) {
+    if (!part) return null;
+    const { media, starts_seconds: from, converted } = await ask(mediaOf.playback(part.source, sense, part.at, this.refused.has(told(part.source, sense))));
+    return { ...part, url: media, from, converted };
+  }
+
+  /** This browser refuses what was taken up: once, it is converted. */
+  async #mend(sense) {
+    const part = this.player.what?.[sense];
+    if (!part) return;
+    if (part.converted) {
+      this.player.pause();
+      this.#note(sense === "picture" ? "This browser cannot play this picture. Searching works all the same." : "This browser cannot play this sound. Download it to hear it.");
+      return;
+    }
+    // A find plays as soon as it can; that it could not has ended its playing.
+    const playing = this.player.playing || this.laid;
+    this.refused.add(told(part.source, sense === "picture" ? "video" : "audio"));
+    const loaded = await this.#load(this.wanted);
+    if (loaded && playing) await this.player.play();
   }
 
   /** The film with the sound under it, as it is heard: written by the service, saved by the browser. */
@@ -149,9 +194,10 @@ export class Stage {
   }
 
   paint() {
-    const axis = this.player.duration || this.match?.end || 1;
+    const { from } = this.player;
+    const axis = Math.max(1e-3, (this.player.duration || this.match?.end || 1) - from);
     const { context, width, height } = ready(find("lane-canvas"));
-    const x = (time) => (time / axis) * width;
+    const x = (time) => ((time - from) / axis) * width;
     if (this.match) {
       context.fillStyle = colour("sound-soft");
       context.globalAlpha = 0.55;
@@ -174,7 +220,7 @@ export class Stage {
     context.fillRect(Math.min(width - 1.5, x(this.player.time)), 0, 1.5, height);
     const [lane] = this.lanes;
     if (!find("big-wave").hidden && lane?.peaks) {
-      draw(find("big-wave"), lane.peaks, { played: this.player.time / axis, on: "sound-fill", off: "strong-line" });
+      draw(find("big-wave"), lane.peaks, { played: (this.player.time - from) / axis, on: "sound-fill", off: "strong-line" });
     }
   }
 
@@ -201,7 +247,8 @@ export class Stage {
     find("play").setAttribute("aria-label", player.playing ? "Pause" : "Play");
     find("clock").textContent = `${clock(player.time)} / ${clock(player.duration)}`;
     const seek = find("seek");
-    seek.max = player.duration || 1;
+    seek.min = player.from;
+    seek.max = player.duration || player.from + 1;
     if (document.activeElement !== seek || player.playing) seek.value = player.time;
     seek.setAttribute("aria-valuetext", `${clock(player.time)} of ${clock(player.duration)}`);
     find("nudge").textContent = `${player.nudge > 0 ? "+" : ""}${Math.round(player.nudge * 1000)} ms`.replace("-", "−");
@@ -219,9 +266,5 @@ export class Stage {
     const only = asked.hasPicture && asked.hasSound ? senses : `${senses} only`;
     const moment = asked.start === undefined ? "" : `, the moment at ${clock(asked.start)}`;
     return `${length(asked.duration)}, ${only}${moment}`;
-  }
-
-  static url(asked) {
-    return asked.kind === "query" ? mediaOf.query(asked.id) : mediaOf.item(asked.id, asked.hasPicture ? "video" : "audio");
   }
 }
