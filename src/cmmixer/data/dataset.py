@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmmixer.config.clip import ClipSettings
 from cmmixer.config.commands import DataSettings
@@ -133,6 +134,10 @@ class StoreClips:
     def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
         """Clips in one request, in the order asked for."""
         return [*self.store.read([self.rows[index] for index in indices])]
+
+    def read_into(self, indices: Sequence[int], video_BTCHW: NDArray[np.uint8], audio_BTN: NDArray[np.int16]) -> None:
+        """Clips straight to where a batch wants them; see `ClipStore.read_into`."""
+        self.store.read_into([self.rows[index] for index in indices], video_BTCHW, audio_BTN)
 
 
 class ArrayClips:
