@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from cmmixer.config.commands import DataSettings
 from cmmixer.data.clips import ClipRef, list_clips, read_ref
 from cmmixer.data.manifest import read_layout
 from cmmixer.data.skips import SkipReport
-from cmmixer.data.store import ClipStore, differences
+from cmmixer.data.store import ClipStore, StoreCard, being_written, differences
 from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.timeline import frame_instants
 from cmmixer.progress import Progress
@@ -304,11 +305,13 @@ def open_clips(
 
 
 def _open_store(settings: DataSettings, clip: ClipSettings) -> StoreClips:
-    store = ClipStore.open(settings.data)
-    if not store.card.complete:
-        raise StoreError(
-            f"{store.folder}: its `prepare` was stopped; run the same command again, it goes on from there"
-        )
+    card = StoreCard.read(Path(settings.data))
+    if not card.complete:
+        told = "its `prepare` was stopped; run the same command again, it goes on from there"
+        if being_written(Path(settings.data)):
+            told = "a `prepare` is writing to it; wait until it has ended, then run the same command again"
+        raise StoreError(f"{settings.data}: {told}")
+    store = ClipStore(Path(settings.data), card)
     differing = differences(store.settings, clip)
     if settings.stride_seconds not in (None, store.card.stride_seconds):
         differing.append(f"stride_seconds {store.card.stride_seconds:g} there, {settings.stride_seconds} asked for")

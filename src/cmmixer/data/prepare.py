@@ -32,6 +32,8 @@ from cmmixer.version import __version__
 # A commit costs a file and some milliseconds; a kill costs what was decoded since the last one.
 COMMIT_SECONDS = 10.0
 COMMIT_BYTES = 64 << 20
+# Who only asks whether somebody writes holds the lock for an instant.
+LOCK_SECONDS = 0.5
 
 # What stood in the way may be gone when the command is run again.
 TRY_AGAIN = ("missing", "time-limit", "crashed")
@@ -281,10 +283,16 @@ def _locked(folder: Path) -> Iterator[None]:
         raise StoreError(f"{folder}: is a file; a clip store is a folder")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"{folder}: another `prepare` is writing to it; wait for it or choose another folder"
-            ) from error
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise StoreError(
+                        f"{folder}: another `prepare` is writing to it; wait for it or choose another folder"
+                    ) from error
+                time.sleep(LOCK_SECONDS / 10)
+            else:
+                break
         yield

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cmmixer.config.clip import ClipSettings
 from cmmixer.errors import SettingsError
@@ -98,18 +99,24 @@ class Slots:
         """The batch in a slot; the slot is free again when its tensors, and all that share their memory, are gone."""
         count, slot = len(filled.ids), filled.slot
         self._held.add(slot)
-        tensors = []
-        # torch holds the array that a tensor was made from, whatever views are taken of the tensor.
-        waiting = {"video", "audio"}
-        for name, array in zip(("video", "audio"), self.arrays(slot), strict=True):
-            part: NDArray[Any] = array[:count]
-            weakref.finalize(part, self._let_go, slot, waiting, name).atexit = False
-            tensors.append(torch.from_numpy(part))
-        return Batch(filled.ids, filled.labels, tensors[0], tensors[1])
+        video, audio = self.arrays(slot)
+        looking: set[str] = set()
+        return Batch(
+            filled.ids,
+            filled.labels,
+            self._watched(video[:count], slot, looking, "video"),
+            self._watched(audio[:count], slot, looking, "audio"),
+        )
 
-    def _let_go(self, slot: int, waiting: set[str], name: str) -> None:
-        waiting.discard(name)
-        if not waiting:
+    def _watched(self, part: NDArray[Any], slot: int, looking: set[str], name: str) -> Tensor:
+        """A part of a slot as a tensor that says when it is gone: torch holds the array, whatever views are taken."""
+        looking.add(name)
+        weakref.finalize(part, self._let_go, slot, looking, name).atexit = False
+        return torch.from_numpy(part)
+
+    def _let_go(self, slot: int, looking: set[str], name: str) -> None:
+        looking.discard(name)
+        if not looking:
             self._held.discard(slot)
             self._free.append(slot)
 

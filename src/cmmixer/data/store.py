@@ -11,6 +11,7 @@ Rows are only ever added, and a commit shows all its rows or none, whatever kill
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -196,6 +197,15 @@ class ClipStore:
                 for jpeg, planes_CHW in zip(jpegs, video_BTCHW[place], strict=True):
                     decode_jpeg(jpeg, planes_CHW)
 
+    def jpegs(self, indices: Sequence[int]) -> list[list[bytes]]:
+        """The pictures of clips by row as they are stored.
+
+        Raises:
+            StoreError: the table is damaged, or was written anew since it was opened.
+        """
+        frames: list[list[bytes]] = self._take(indices, ["id", "frames"])["frames"].to_pylist()
+        return frames
+
     def _take(self, indices: Sequence[int], columns: list[str]) -> pa.Table:
         with _damage_told(self.folder):
             table = self._open().take(list(indices), columns=columns)
@@ -273,6 +283,18 @@ class StoreWriter:
     def tidy(self) -> None:
         """Removes older versions of the table's list of files, and files that killed writers left."""
         open_table(self.folder).cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+
+
+def being_written(folder: Path) -> bool:
+    """Whether a `prepare` holds the store at this moment."""
+    try:
+        with open(folder / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody ever wrote here, or locks cannot be had
+        return False
+    return False
 
 
 def open_table(folder: Path) -> lance.LanceDataset:
