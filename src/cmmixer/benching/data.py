@@ -1,27 +1,24 @@
 """`cmmixer bench data`: how fast clips come from a clip store and from films, beside the decoding of their pictures alone.
 
-The ceiling is the rate at which as many processes decode the store's own JPEGs from memory to memory, with the function that the
-loader calls: no clip can come faster than its pictures are decoded. The loaders are those of training, with worker processes,
+The ceiling (`cmmixer.benching.ceiling`) is the rate at which as many processes decode the store's own JPEGs, with the function that
+the loader calls: no clip can come faster than its pictures are decoded. The loaders are those of training, with worker processes,
 epochs in their seeded order, the store read through the system's cache. All take turns. `prepare` runs in turn with FFmpeg's own
 command, as many of them at once as it has processes.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from cmmixer.benching.ceiling import ceilings
 from cmmixer.benching.preparing import timed_ffmpeg, timed_prepare
 from cmmixer.benching.processor import ProcessorTime
 from cmmixer.benching.run import BenchReport
@@ -29,16 +26,18 @@ from cmmixer.config import BenchSettings, ClipSettings, PrepareSettings, Synthes
 from cmmixer.config.commands import DataSettings
 from cmmixer.data.batches import ClipBatches
 from cmmixer.data.dataset import ClipDataset, FilmClips, StoreClips, open_clips
-from cmmixer.data.film_rows import decode_jpeg
 from cmmixer.data.store import ClipStore
 from cmmixer.media.isolate import worker_count
 from cmmixer.media.synthetic.films import synthesize
 from cmmixer.progress import Progress
 
-JPEG, STORE, FILMS = "jpeg", "store", "films"
-NAMES = {JPEG: "JPEG decoding alone", STORE: "from the clip store", FILMS: "from films"}
-# JPEGs that each process decodes over and over.
-_CEILING_CLIPS = 64
+JPEG, BYTES, STORE, FILMS = "jpeg", "jpeg_and_sound", "store", "films"
+NAMES = {
+    JPEG: "JPEG decoding alone",
+    BYTES: "and the sound's bytes read once",
+    STORE: "from the clip store",
+    FILMS: "from films",
+}
 _PREPARE_ROUNDS = 3
 
 
@@ -90,9 +89,10 @@ def bench_data(settings: BenchSettings, progress: Progress) -> BenchReport:
         store = StoreClips(ClipStore.open(work / "store"))
         direct = open_clips(DataSettings(data=films), clip, workers=workers)
         assert isinstance(direct, FilmClips)
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("forkserver"), _take_jpegs, _jpegs(store, clip))
+        jpeg, jpeg_and_sound = stack.enter_context(ceilings(store, work, workers, settings.turn_seconds))
         readers = {
-            JPEG: Reader(_ceiling(stack.enter_context(pool), workers, clip, settings.turn_seconds)),
+            JPEG: Reader(jpeg),
+            BYTES: Reader(jpeg_and_sound),
             STORE: Reader(_loader(store, settings, workers)),
             FILMS: Reader(_loader(direct, settings, workers)),
         }
@@ -216,46 +216,6 @@ def _over_and_over(dataset: ClipDataset, count: int) -> ClipDataset:
     return more
 
 
-def _jpegs(store: StoreClips, clip: ClipSettings) -> tuple[list[bytes], tuple[int, int, int]]:
-    """Pictures of clips from all over the store, and their shape."""
-    rows = np.unique(np.linspace(0, len(store) - 1, _CEILING_CLIPS).astype(int))
-    clips = store.store.jpegs([store.rows[row] for row in rows])
-    return [jpeg for jpegs in clips for jpeg in jpegs], (3, clip.height, clip.width)
-
-
-def _ceiling(pool: ProcessPoolExecutor, workers: int, clip: ClipSettings, turn_seconds: float) -> Callable[[], int]:
-    """Decodes JPEGs for about `turn_seconds` in every process at once."""
-    begun = time.perf_counter()
-    pool.submit(_decode, 1).result()
-    list(pool.map(_decode, [1] * workers))
-    begun = time.perf_counter()
-    list(pool.map(_decode, [200] * workers))
-    frames = max(clip.frames, round(200 * turn_seconds / (time.perf_counter() - begun)))
-
-    def read() -> int:
-        list(pool.map(_decode, [frames] * workers))
-        return workers * frames // clip.frames
-
-    return read
-
-
-_OURS: list[Sequence[bytes]] = []
-_PLACE: list[Any] = []
-
-
-def _take_jpegs(jpegs: Sequence[bytes], shape: tuple[int, int, int]) -> None:
-    """Runs in a new process."""
-    _OURS.append(jpegs)
-    _PLACE.append(np.empty(shape, np.uint8))
-
-
-def _decode(frames: int) -> None:
-    """Runs in a process that has its JPEGs."""
-    jpegs, planes_CHW = _OURS[0], _PLACE[0]
-    for number in range(frames):
-        decode_jpeg(jpegs[number % len(jpegs)], planes_CHW)
-
-
 def _store_size(folder: Path, clips: int) -> dict[str, float]:
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return {"clips": clips, "bytes_per_clip": total / clips}
@@ -274,6 +234,7 @@ def _ratios(readers: dict[str, Reader]) -> dict[str, float]:
     return {
         "store_share_of_ceiling": median(STORE, JPEG, "clips_per_second"),
         "store_share_of_ceiling_processor": median(STORE, JPEG, "clips_per_processor_second"),
+        "store_share_of_ceiling_with_sound_processor": median(STORE, BYTES, "clips_per_processor_second"),
         "store_times_films": median(STORE, FILMS, "clips_per_second"),
         "store_times_films_processor": median(STORE, FILMS, "clips_per_processor_second"),
     }

@@ -1,7 +1,8 @@
 """`cmmixer prepare` beside FFmpeg's own command doing the same seeks and scaling, with as many processes.
 
 FFmpeg is given every instant as an input of its own, so that it seeks there, and scales and crops as `prepare` does, with the same
-scaler; it writes JPEGs and the whole film's sound at the wanted rate. It reads no manifest, looks for no duplicates, cuts no
+scaler; it writes JPEGs and the whole film's sound at the wanted rate. It takes the first frame from an instant on, not the one on
+screen, which is the one before. It reads no manifest, looks for no duplicates, cuts no
 windows and writes no table.
 """
 
