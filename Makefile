@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: help install system quickstart test check format lint types layers docs clean
+.PHONY: help install system quickstart test bench check format lint types layers docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ quickstart: $(STAMP) ## films -> pretrain -> finetune -> evaluate -> index -> se
 # Tests train very small networks beside decoder processes: a second thread would spin more than it computes.
 test: $(STAMP) system ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+bench: $(STAMP) system ## measure speeds beside their floors and write the tables; some minutes, with ALL=1 half an hour
+	$(BIN)/python -m benchmarks.figures $(if $(ALL),--all)
 
 check: format lint types layers docs test ## everything that must hold before a change lands
 

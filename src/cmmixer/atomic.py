@@ -75,17 +75,23 @@ def explain_full_disk(where: object, error: Callable[[str], CMMixerError]) -> It
     """Turns a full disk or a forbidden folder into one clear line.
 
     Raises:
-        CMMixerError: as made by `error`, when the system says no space, quota, read-only or not permitted.
+        CMMixerError: as made by `error`, when the system says no space, quota, too large, read-only or not permitted.
     """
     try:
         yield
     except OSError as fault:
         # Libraries that write from other languages hand on only the text.
         full = fault.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(fault)
+        limited = fault.errno == errno.EFBIG or "File too large" in str(fault)
         refused = fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         if full:
             raise error(
                 f"{where}: the disk is full; free some space and run the same command again, it continues"
+            ) from fault
+        if limited:
+            raise error(
+                f"{where}: a file may not grow any larger there (see `ulimit -f`, or the file system's limit); raise the limit and "
+                "run the same command again, it continues"
             ) from fault
         if refused:
             raise error(

@@ -21,7 +21,11 @@ from cmmixer.evaluation.machine import machine
 from cmmixer.progress import NoProgress, Progress
 
 # `module:function`; each takes the settings and a progress, and returns figures and the rows of a table.
-_SUBJECTS = {"search": "cmmixer.benching.search:bench_search", "step": "cmmixer.benching.step:bench_step"}
+_SUBJECTS = {
+    "data": "cmmixer.benching.data:bench_data",
+    "search": "cmmixer.benching.search:bench_search",
+    "step": "cmmixer.benching.step:bench_step",
+}
 
 
 @dataclass(frozen=True)

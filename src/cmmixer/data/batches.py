@@ -19,13 +19,19 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cmmixer.config.clip import ClipSettings
-from cmmixer.data.dataset import ClipDataset
-from cmmixer.errors import DataError, MediaError
+from cmmixer.data.dataset import ClipDataset, StoreClips
+from cmmixer.data.slots import Filled, Slots, keep_freed_memory
+from cmmixer.errors import DataError, InputError, MediaError
 from cmmixer.media.mel import MelPictures
 from cmmixer.types import Batch, Clip, Statistics
 
 # So many films in a row that cannot be decoded are no accident of single files any more.
 MOST_FAILURES = 64
+# Batches that each worker is ahead.
+_AHEAD = 2
+
+# A batch, or where it lies, or why there is none; and the films that could not be decoded on the way.
+_Made = tuple[Batch | Filled | InputError, list[MediaError]]
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
@@ -102,14 +108,20 @@ class ClipBatches:
         self.replaced = 0
         # Without drop_last the last global batch may end before this process's rows.
         self._steps = len(dataset) // step_clips if drop_last else -(-(len(dataset) - rank * batch_size) // step_clips)
-        self._plan = _Plan(self._steps)
-        rows = _RankRows(dataset, _Order(len(dataset), seed, shuffle, batch_size, rank, world))
+        slots = None
+        if num_workers > 0 and isinstance(dataset, StoreClips):
+            # What torch lets each worker work ahead, one batch in use and one that is let go.
+            slots = Slots(dataset.store.settings, batch_size, num_workers * _AHEAD + 2)
+        self._plan = _Plan(self._steps, slots)
+        rows = _RankRows(dataset, _Order(len(dataset), seed, shuffle, batch_size, rank, world), slots)
         self._loader = DataLoader(
             rows,
             sampler=self._plan,
             batch_size=None,  # `rows` makes whole batches
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            prefetch_factor=_AHEAD if num_workers > 0 else None,
+            worker_init_fn=keep_freed_memory,
             multiprocessing_context=_context() if num_workers > 0 else None,
             pin_memory=pin_memory,
         )
@@ -119,12 +131,20 @@ class ClipBatches:
         return self._steps
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on."""
+        """The batches of one epoch from `start_step` on.
+
+        Raises:
+            DataError: so many films in a row cannot be decoded.
+            StoreError: the clip store is damaged.
+        """
         self._plan.epoch, self._plan.start_step = epoch, start_step
-        for batch, failures in self._loader:
+        for made, failures in self._loader:
+            if isinstance(made, InputError):
+                raise made
             for failure in failures:
                 self._note(failure)
-            yield batch
+            # Nothing here holds on to it: its memory is wanted for another one.
+            yield made.batch() if isinstance(made, Filled) else made
 
     def _note(self, failure: MediaError) -> None:
         self.replaced += 1
@@ -226,15 +246,36 @@ class _Order:
         return [int(index) for index in self._drawn[1][first : first + self.batch_size]]
 
 
-class _RankRows(Dataset[tuple[Batch, list[MediaError]]]):
+class _RankRows(Dataset[_Made]):
     """Batch number `step` of `epoch`, and the failures that were met on the way."""
 
-    def __init__(self, dataset: ClipDataset, order: _Order) -> None:
-        self.dataset, self.order = dataset, order
+    def __init__(self, dataset: ClipDataset, order: _Order, slots: Slots | None) -> None:
+        self.dataset, self.order, self.slots = dataset, order, slots
         self.broken: dict[int, MediaError] = {}
 
-    def __getitem__(self, epoch_and_step: tuple[int, int]) -> tuple[Batch, list[MediaError]]:
-        indices = self.order.indices(*epoch_and_step)
+    def __getitem__(self, asked: tuple[int, int, int | None]) -> _Made:
+        epoch, step, slot = asked
+        indices = self.order.indices(epoch, step)
+        try:
+            if isinstance(self.dataset, StoreClips):
+                return self._stored(self.dataset, indices, slot), []
+            return self._decoded(indices)
+        except InputError as error:  # from a worker, torch would bury it in a traceback
+            return error, []
+
+    def _stored(self, dataset: StoreClips, indices: list[int], slot: int | None) -> Batch | Filled:
+        ids, labels = [dataset.ids[index] for index in indices], [dataset.labels[index] for index in indices]
+        if self.slots is not None and slot is not None:
+            video_BTCHW, audio_BTN = self.slots.arrays(slot)
+            dataset.read_into(indices, video_BTCHW[: len(indices)], audio_BTN[: len(indices)])
+            return Filled(self.slots.number, slot, ids, labels)
+        clip = dataset.store.settings
+        video = torch.empty((len(indices), clip.frames, 3, clip.height, clip.width), dtype=torch.uint8)
+        audio = torch.empty((len(indices), clip.frames, clip.window_samples), dtype=torch.int16)
+        dataset.read_into(indices, video.numpy(), audio.numpy())
+        return Batch(ids, labels, video, audio)
+
+    def _decoded(self, indices: list[int]) -> tuple[Batch, list[MediaError]]:
         clips, failures = [], []
         for index, result in zip(indices, self._read(indices), strict=True):
             if isinstance(result, MediaError):
@@ -268,14 +309,19 @@ class _RankRows(Dataset[tuple[Batch, list[MediaError]]]):
         raise DataError(f"{len(tried)} films in a row could not be decoded, the first one {last.path}: {last.message}")
 
 
-class _Plan(Sampler[tuple[int, int]]):
-    """Says which batches come next; the main process sets it before each epoch."""
+class _Plan(Sampler[tuple[int, int, int | None]]):
+    """Says which batches come next, and where they are laid down; the main process sets it before each epoch."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, slots: Slots | None) -> None:
         self.steps, self.epoch, self.start_step = steps, 0, 0
+        self.slots = slots
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, step) for step in range(self.start_step, self.steps))
+    def __iter__(self) -> Iterator[tuple[int, int, int | None]]:
+        # Asked for its first order, torch has taken back what an epoch that was left had under way.
+        if self.slots is not None:
+            self.slots.begin()
+        for step in range(self.start_step, self.steps):
+            yield self.epoch, step, None if self.slots is None else self.slots.take()
 
 
 class _Moments:

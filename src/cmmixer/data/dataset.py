@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmmixer.config.clip import ClipSettings
 from cmmixer.config.commands import DataSettings
 from cmmixer.data.clips import ClipRef, list_clips, read_ref
 from cmmixer.data.manifest import read_layout
 from cmmixer.data.skips import SkipReport
-from cmmixer.data.store import ClipStore, differences
+from cmmixer.data.store import LOCK, ClipStore, StoreCard, differences
 from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.timeline import frame_instants
 from cmmixer.progress import Progress
-from cmmixer.storage import is_remote
+from cmmixer.storage import is_remote, open_folder
 from cmmixer.types import Clip, Frames, SoundWindows, Span
 
 
@@ -134,6 +136,10 @@ class StoreClips:
     def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
         """Clips in one request, in the order asked for."""
         return [*self.store.read([self.rows[index] for index in indices])]
+
+    def read_into(self, indices: Sequence[int], video_BTCHW: NDArray[np.uint8], audio_BTN: NDArray[np.int16]) -> None:
+        """Clips straight to where a batch wants them; see `ClipStore.read_into`."""
+        self.store.read_into([self.rows[index] for index in indices], video_BTCHW, audio_BTN)
 
 
 class ArrayClips:
@@ -300,11 +306,14 @@ def open_clips(
 
 
 def _open_store(settings: DataSettings, clip: ClipSettings) -> StoreClips:
-    store = ClipStore.open(settings.data)
-    if not store.card.complete:
-        raise StoreError(
-            f"{store.folder}: its `prepare` was stopped; run the same command again, it goes on from there"
-        )
+    folder = open_folder(settings.data)
+    card = StoreCard.read(folder)
+    if not card.complete:
+        told = "its `prepare` was stopped; run the same command again, it goes on from there"
+        if folder.is_held(LOCK):
+            told = "a `prepare` is writing to it; wait until it has ended, then run the same command again"
+        raise StoreError(f"{settings.data}: {told}")
+    store = ClipStore(folder, card)
     differing = differences(store.settings, clip)
     if settings.stride_seconds not in (None, store.card.stride_seconds):
         differing.append(f"stride_seconds {store.card.stride_seconds:g} there, {settings.stride_seconds} asked for")

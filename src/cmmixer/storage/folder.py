@@ -74,6 +74,9 @@ class Folder(Protocol):
             InputError: `busy`, where another process holds it.
         """
 
+    def is_held(self, name: str) -> bool:
+        """Whether a process holds the folder by this file at this moment, as far as can be told at once."""
+
 
 Place = str | Path | Folder
 

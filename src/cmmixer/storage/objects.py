@@ -128,6 +128,10 @@ class ObjectFolder:
         finally:
             lease.give_back()
 
+    def is_held(self, name: str) -> bool:
+        """A lease lies there; of a killed process it does so until the next writer takes it over."""
+        return self.has(name)
+
     def _store(self) -> Any:
         """The client: a hasty one until the server has answered once, then a patient one."""
         if self._reached not in self._stores:
