@@ -24,7 +24,13 @@ from tests.coloured_films import ColourEncoder
 
 
 def decode_here(
-    function: Callable[[Any], Any], items: Any, *, workers: int, seconds_each: float, pool: Any = None, going_on: Any = None
+    function: Callable[[Any], Any],
+    items: Any,
+    *,
+    workers: int,
+    seconds_each: float,
+    pool: Any = None,
+    going_on: Any = None,
 ) -> Iterator[Any]:
     """map_isolated without its processes: what is tested is not the decoding."""
     for item in items:

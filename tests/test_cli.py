@@ -31,7 +31,8 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 
 @pytest.mark.parametrize(
-    ("chosen", "spins"), [({}, "0"), ({"GOMP_SPINCOUNT": "5000"}, "5000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000")]
+    ("chosen", "spins"),
+    [({}, "0"), ({"GOMP_SPINCOUNT": "5000"}, "5000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000")],
 )
 def test_waiting_threads_of_torch_sleep_unless_the_user_says_otherwise(chosen: dict[str, str], spins: str) -> None:
     # libgomp itself tells what it took when torch loads it.
