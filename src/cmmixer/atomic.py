@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from cmmixer.errors import CMMixerError
 
 TEMPORARY = ".tmp-"
+LOCK = ".lock"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -26,6 +30,54 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a file that takes `path`'s name at the end, for what takes long; on any error it is removed and nothing shows.
+
+    What killed processes left of the same file is removed first; one that is still being written is held by a lock.
+    """
+    own = re.compile(rf"{re.escape(TEMPORARY)}\d+-{re.escape(path.name)}")
+    for left in path.parent.glob(f"{TEMPORARY}*"):
+        if own.fullmatch(left.name) and not _is_held(left):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+@contextmanager
+def only_writer(folder: Path, complaint: CMMixerError) -> Iterator[None]:
+    """Holds a folder against a second writer by its file `.lock`; a killed process lets go of itself.
+
+    Raises:
+        CMMixerError: the complaint, if another process holds it.
+    """
+    with open(folder / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            raise complaint from fault
+        yield
 
 
 @contextmanager

@@ -75,8 +75,7 @@ def test_a_standing_pool_outlives_its_processes() -> None:
             assert refused.value.reason == reason
         # Killed while it waits for work, as by the system when memory runs out.
         os.kill(int(pool.run(work, "who", seconds=30.0)), signal.SIGKILL)
-        answers = (dict(map_isolated(work, ["a"], pool=pool))["a"] for _ in range(50))
-        assert "aa" in answers
+        assert dict(map_isolated(work, ["a"], pool=pool)) == {"a": "aa"}
         assert dict(map_isolated(work, ["b", "c"], pool=pool)) == {"b": "bb", "c": "cc"}
         assert pool.run(work, "c", seconds=30.0) == "cc"  # borrowed, not closed
     finally:

@@ -10,8 +10,12 @@ Letters: B clips of a process's batch, T frames, C = 3 colours, H x W pixels, N 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +30,8 @@ from cmmixer.types import Batch, Clip, Statistics
 
 # So many films in a row that cannot be decoded are no accident of single files any more.
 MOST_FAILURES = 64
+# So many deaths of loading processes with no batch between them have a reason that stays.
+MOST_DEATHS = 3
 
 
 def collate(clips: Sequence[Clip]) -> Batch:
@@ -104,7 +110,8 @@ class ClipBatches:
         self._steps = len(dataset) // step_clips if drop_last else -(-(len(dataset) - rank * batch_size) // step_clips)
         self._plan = _Plan(self._steps)
         rows = _RankRows(dataset, _Order(len(dataset), seed, shuffle, batch_size, rank, world))
-        self._loader = DataLoader(
+        self._make_loader = partial(
+            DataLoader,
             rows,
             sampler=self._plan,
             batch_size=None,  # `rows` makes whole batches
@@ -112,19 +119,39 @@ class ClipBatches:
             persistent_workers=num_workers > 0,
             multiprocessing_context=_context() if num_workers > 0 else None,
             pin_memory=pin_memory,
+            worker_init_fn=_end_with_main_process,
         )
+        self._loader = self._make_loader()
 
     def __len__(self) -> int:
         """Steps of an epoch."""
         return self._steps
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on."""
-        self._plan.epoch, self._plan.start_step = epoch, start_step
-        for batch, failures in self._loader:
-            for failure in failures:
-                self._note(failure)
-            yield batch
+        """The batches of one epoch from `start_step` on; if a worker is killed, new ones go on behind the last batch.
+
+        Raises:
+            DataError: workers died so often in a row that something kills them, as the system does when memory runs out.
+        """
+        step, deaths = start_step, 0
+        while step < self._steps:
+            self._plan.epoch, self._plan.start_step = epoch, step
+            try:
+                for batch, failures in self._loader:
+                    for failure in failures:
+                        self._note(failure)
+                    step, deaths = step + 1, 0
+                    yield batch
+            except RuntimeError as fault:  # torch has no kind of its own for it
+                if not str(fault).startswith("DataLoader worker"):
+                    raise
+                deaths += 1
+                if deaths > MOST_DEATHS:
+                    raise DataError(
+                        f"--num_workers: {deaths} times in a row a loading process was killed; if memory runs out, give fewer "
+                        f"({' '.join(str(fault).split())})"
+                    ) from fault
+                self._loader = self._make_loader()
 
     def _note(self, failure: MediaError) -> None:
         self.replaced += 1
@@ -298,6 +325,21 @@ class _Moments:
     @property
     def std(self) -> torch.Tensor:
         return (self.squares / self.count - self.mean.square()).clamp(min=0).sqrt()
+
+
+def _end_with_main_process(_: int) -> None:
+    """Lets a worker end when the process that it works for is killed.
+
+    torch's own watch looks for the parent, which here is the server that forks the workers; and that stays while they do.
+    """
+    main_process = multiprocessing.parent_process()
+    assert main_process is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([main_process.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _context() -> str:

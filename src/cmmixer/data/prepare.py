@@ -7,7 +7,6 @@ rows and the journal together say which films are done, and the next run goes on
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
@@ -18,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmmixer.atomic import explain_full_disk, remove_leftovers
+from cmmixer.atomic import LOCK, explain_full_disk, only_writer, remove_leftovers
 from cmmixer.config.commands import PrepareSettings
 from cmmixer.data.film_rows import FilmRows, decode_film
 from cmmixer.data.manifest import Entry, Listing, read_layout, readable
 from cmmixer.data.skips import Skip, SkipReport
-from cmmixer.data.store import CARD, JOURNAL, LOCK, OWN_FILES, ClipStore, StoreCard, StoreWriter
+from cmmixer.data.store import CARD, JOURNAL, OWN_FILES, ClipStore, StoreCard, StoreWriter
 from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.isolate import map_isolated
 from cmmixer.progress import NoProgress, Progress
@@ -280,11 +279,6 @@ def _locked(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder}: is a file; a clip store is a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"{folder}: another `prepare` is writing to it; wait for it or choose another folder"
-            ) from error
+    told = f"{folder}: another `prepare` is writing to it; wait for it or choose another folder"
+    with only_writer(folder, StoreError(told)):
         yield

@@ -24,7 +24,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from cmmixer.atomic import write_atomically
+from cmmixer.atomic import LOCK, write_atomically
 from cmmixer.config.check import from_dict
 from cmmixer.config.clip import ClipSettings
 from cmmixer.data.film_rows import FilmRows, decode_jpeg
@@ -33,7 +33,7 @@ from cmmixer.errors import StoreError
 from cmmixer.types import Clip, Frames, SoundWindows, Span
 
 FORMAT = 1
-CARD, TABLE, JOURNAL, LOCK = "store.json", "clips.lance", "journal.jsonl", ".lock"
+CARD, TABLE, JOURNAL = "store.json", "clips.lance", "journal.jsonl"
 OWN_FILES = (CARD, TABLE, JOURNAL, LOCK, "skipped.json", "skipped.txt")
 
 SCHEMA = pa.schema(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.text import Text
 
-from cmmixer.atomic import TEMPORARY, explain_full_disk
+from cmmixer.atomic import explain_full_disk, file_written_whole
 from cmmixer.config import CuttingSettings, EmbedSettings
 from cmmixer.config.check import pick
 from cmmixer.data.manifest import read_layout, readable
@@ -129,15 +128,10 @@ def _in_order(films: Iterable[EmbeddedFilm]) -> Iterator[EmbeddedFilm]:
 def _parquet(path: Path, encoder: Encoder, schema: pa.Schema) -> Iterator[Callable[[EmbeddedFilm], None]]:
     """Writes films as rows to a temporary file that takes the path's name when everything is in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     card = {"model_id": encoder.id, "embed_dim": encoder.dim, "clip": asdict(encoder.clip)}
     schema = schema.with_metadata({"cmmixer": json.dumps(card)})
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            yield lambda film: writer.write_table(pa.Table.from_pylist(_rows(film, schema.names), schema=schema))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with file_written_whole(path) as file, pq.ParquetWriter(file, schema) as writer:
+        yield lambda film: writer.write_table(pa.Table.from_pylist(_rows(film, schema.names), schema=schema))
 
 
 def _rows(film: EmbeddedFilm, columns: Sequence[str]) -> list[dict[str, Any]]:
