@@ -17,6 +17,10 @@ from typing import NoReturn
 _LOOK_SECONDS = 1.0
 
 
+class EndedError(BaseException):
+    """SIGTERM, raised where the program stands, so that it tidies up on its way out."""
+
+
 def tell_torchrun(line: str) -> None:
     """Hands a complaint to torchrun, whose summary then names it as the cause instead of an exit code alone."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -27,15 +31,24 @@ def tell_torchrun(line: str) -> None:
 
 @contextlib.contextmanager
 def explain_end() -> Iterator[None]:
-    """Where torchrun ends this process because another one is gone, it says so and what to do, and ends at once.
+    """What SIGTERM does: a process alone tidies up and ends, one of several says why and ends at once.
+
+    Where torchrun ends this process because another one is gone, it says so and what to do.
 
     If torchrun itself is killed it ends too: nobody would see it go on, and a second call would meet it in the same folder.
     A handler in Python would wait for the main thread, which waits inside a collective for the lost process; so the signal
     wakes a thread through a pipe.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    if world == 1:
+        before = signal.signal(signal.SIGTERM, _raise_ended)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -48,6 +61,10 @@ def explain_end() -> Iterator[None]:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, before)
         os.close(writing)
+
+
+def _raise_ended(*_: object) -> NoReturn:
+    raise EndedError
 
 
 def _wait(reading: int, world: int) -> None:

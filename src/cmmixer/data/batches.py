@@ -142,8 +142,8 @@ class ClipBatches:
                         self._note(failure)
                     step, deaths = step + 1, 0
                     yield batch
-            except RuntimeError as fault:  # torch has no kind of its own for it
-                if not str(fault).startswith("DataLoader worker"):
+            except (RuntimeError, EOFError, OSError) as fault:
+                if self._loader.num_workers == 0 or not _tells_of_a_death(fault):
                     raise
                 deaths += 1
                 if deaths > MOST_DEATHS:
@@ -325,6 +325,17 @@ class _Moments:
     @property
     def std(self) -> torch.Tensor:
         return (self.squares / self.count - self.mean.square()).clamp(min=0).sqrt()
+
+
+def _tells_of_a_death(fault: Exception) -> bool:
+    """Whether torch means a worker that was killed; it has no kind of error of its own for that.
+
+    A batch that a worker had handed over may be out of reach too, because its memory is asked for from the worker.
+    """
+    if isinstance(fault, RuntimeError):
+        return str(fault).startswith("DataLoader worker")
+    # What the data set itself raised in a worker begins so.
+    return isinstance(fault, EOFError | ConnectionError | FileNotFoundError) and not str(fault).startswith("Caught ")
 
 
 def _end_with_main_process(_: int) -> None:
