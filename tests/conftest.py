@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,13 @@ from cmmixer import checkpoint
 from cmmixer.config import ClipSettings, ModelSettings, preset
 from cmmixer.data.dataset import ArrayClips
 from cmmixer.types import Statistics
+
+# Before anything is imported that remembers it: what tests and the processes they kill leave lies here, and goes with the session.
+_TEMPORARY = tempfile.mkdtemp(prefix="cmmixer-tests-")
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+os.environ["TMPDIR"] = tempfile.tempdir = _TEMPORARY
+# Behind multiprocessing's own folder, which goes at -100.
+Finalize(None, shutil.rmtree, args=(_TEMPORARY,), kwargs={"ignore_errors": True}, exitpriority=-200)
 
 REAL_MEDIA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cmmixer.cli import main
 from cmmixer.cli.commands import COMMANDS
 from cmmixer.cli.parser import field_helps, parse
 from cmmixer.config import DubSettings, EvaluateSettings, FinetuneSettings, PretrainSettings, SearchSettings
@@ -191,3 +192,35 @@ def test_a_missing_library_of_an_extra_is_one_line_that_says_what_to_install(
     assert done.returncode == 2
     assert f"{name} needs {library}, which is not installed; pip install 'cmmixer[{name}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# What each command with --device needs to be let in; none of it is there.
+NEEDED = {
+    "quickstart": "--out out",
+    "pretrain": "--data none --out out",
+    "finetune": "--data none --out out",
+    "evaluate": "none --data none",
+    "probe": "none --data none --out out",
+    "inspect": "none --data none --out out",
+    "embed": "--model none --data none --out out",
+    "index": "--index out --optimize",
+    "search": "--index none none.mp4",
+    "serve": "--index none",
+    "bench": "search",
+}
+
+
+def test_the_list_above_is_whole() -> None:
+    assert set(NEEDED) == {name for name, command in COMMANDS.items() if "device" in field_helps(command.settings)}
+
+
+@pytest.mark.parametrize("name", list(NEEDED))
+def test_a_gpu_that_is_not_there_is_told_by_every_command_before_anything_is_written(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    assert main([name, *NEEDED[name].split(), "--device", "cuda"]) == 2
+    told = "cmmixer: --device: got cuda, but torch sees no CUDA device; use --device cpu\n"
+    assert capsys.readouterr().err == told
+    assert list(tmp_path.iterdir()) == []

@@ -225,6 +225,21 @@ def test_a_file_that_ran_out_of_time_is_tried_again_with_more(data: Path, monkey
     assert (report.changed, report.unchanged, report.skips.counts) == (1, 3, {"empty": 1})
 
 
+def test_a_file_whose_decoder_was_killed_is_tried_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = moments_module.decode_piece
+
+    def killed(piece: Any, cut: Any) -> Any:
+        if piece.path.endswith("red.mp4"):
+            raise moments_module.MediaError(piece.path, "crashed", "the decoder's process died (exit code -9)")
+        return decode(piece, cut)
+
+    monkeypatch.setattr(moments_module, "decode_piece", killed)
+    assert _index(data).skips.counts == {"crashed": 1, "empty": 1}
+    monkeypatch.setattr(moments_module, "decode_piece", decode)
+    report = _index(data)
+    assert (report.changed, report.unchanged, report.skips.counts) == (1, 3, {"empty": 1})
+
+
 def test_names_that_are_no_text(data: Path) -> None:
     odd = os.fsdecode(os.fsencode(str(data)) + b"/caf\xe9 'quoted'.wav")
     os.replace(data / "blue.wav", odd)

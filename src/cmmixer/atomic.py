@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
-import glob
+import fcntl
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from cmmixer.errors import CMMixerError
 
 TEMPORARY = ".tmp-"
+LOCK = ".lock"
+# Who only asks whether somebody writes holds the lock for an instant.
+LOOK_SECONDS = 0.5
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -27,6 +33,61 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a file that takes `path`'s name at the end, for what takes long; on any error it is removed and nothing shows.
+
+    What killed processes left of the same file is removed first; one that is still being written is held by a lock.
+    """
+    own = re.compile(rf"{re.escape(TEMPORARY)}\d+-{re.escape(path.name)}")
+    for left in path.parent.glob(f"{TEMPORARY}*"):
+        if own.fullmatch(left.name) and not is_held(left):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(folder: Path, complaint: CMMixerError, name: str = LOCK) -> Iterator[None]:
+    """Holds a folder against a second writer by a file in it; a killed process lets go of itself.
+
+    Raises:
+        CMMixerError: the complaint, if another process holds it.
+    """
+    with open(folder / name, "w") as lock:
+        end = time.monotonic() + LOOK_SECONDS
+        while not _locked(lock, fcntl.LOCK_EX):
+            if time.monotonic() > end:
+                raise complaint
+            time.sleep(LOOK_SECONDS / 10)
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds this file, as `only_writer` and `file_written_whole` do."""
+    try:
+        with path.open("rb") as file:
+            return not _locked(file, fcntl.LOCK_SH)
+    except OSError:  # nobody ever wrote here, or locks cannot be had
+        return False
+
+
+def _locked(file: IO[Any], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -50,24 +111,6 @@ def remove_leftovers(folder: Path) -> None:
     """Removes what a killed process left half written in `folder`."""
     for path in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def remove_dead_drafts(path: Path) -> None:
-    """Removes what killed processes left half written beside a file of that name; a process that lives keeps its own."""
-    for draft in path.parent.glob(f"{glob.escape(TEMPORARY)}*-{glob.escape(path.name)}"):
-        writer = draft.name.removeprefix(TEMPORARY).removesuffix(f"-{path.name}")
-        if writer.isdigit() and not _lives(int(writer)):
-            draft.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 @contextmanager

@@ -11,7 +11,6 @@ Letters: n rows of a data set, E = the encoder's dim.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from cmmixer.embedding import LoadedRun, load
 from cmmixer.errors import DataError, SettingsError
+from cmmixer.temporary import temporary_folder
 from cmmixer.version import __version__
 
 _DECODED_ELSEWHERE = {"video": datasets.Video(decode=False), "audio": datasets.Audio(decode=False)}
@@ -86,10 +86,10 @@ class MTEBModel(AbsEncoder):  # type: ignore[misc]
         return np.concatenate(parts)
 
     def _vectors(self, rows: Any) -> NDArray[np.float32]:
-        with tempfile.TemporaryDirectory(prefix="cmmixer-mteb-") as folder:
+        with temporary_folder("cmmixer-mteb-") as folder:
             total = np.zeros((len(rows), self.model.encoder.dim), np.float64)
             for sense in rows.column_names:
-                files = [_file(row[sense], Path(folder) / f"{sense}-{number}") for number, row in enumerate(rows)]
+                files = [_file(row[sense], folder / f"{sense}-{number}") for number, row in enumerate(rows)]
                 embed = self.model.embed_video if sense == "video" else self.model.embed_audio
                 total += embed(files, file_seconds=self.file_seconds)
         lengths = np.linalg.norm(total, axis=1, keepdims=True)

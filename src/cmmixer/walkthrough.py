@@ -8,9 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +34,7 @@ from cmmixer.data.store import ClipStore
 from cmmixer.errors import DataError, InputError, SettingsError
 from cmmixer.evaluation.machine import machine
 from cmmixer.evaluation.retrieval import Evaluation, evaluate
+from cmmixer.goes import Goes, took
 from cmmixer.indexing import index
 from cmmixer.media.synthetic.films import synthesize
 from cmmixer.progress import NoProgress, Progress
@@ -65,6 +63,7 @@ KEEP_GB = 1.0
 GALLERY_PART = 0.25
 # In the synthetic films size and height say how a body sounds, and a resized crop would change both.
 SYNTHETIC_CROP_SCALE = 1.0
+MINUTES = "minutes.json"
 # What a quickstart makes in its folder, and --overwrite removes.
 MADE = (
     "films",
@@ -77,6 +76,7 @@ MADE = (
     "metrics.json",
     "report.html",
     "quickstart.json",
+    MINUTES,
 )
 # Films of one's own are cut this densely, since there are few.
 OWN_STRIDE_SECONDS = 1.0
@@ -114,7 +114,7 @@ class QuickstartResult:
         index_folder, run = self.out / "index", self.out / "finetune"
         return Group(
             table,
-            f"took {self.metrics['minutes']['total']:.1f} minutes; open {self.report} in a browser",
+            f"took {took(self.metrics)}; open {self.report} in a browser",
             f"then: cmmixer serve --index {index_folder}    (a page to search and listen in)",
             f"      cmmixer search --index {index_folder} YOUR_FILM.mp4 --for audio",
             f"      cmmixer index --model {run} --data YOUR_FOLDER --index library",
@@ -127,11 +127,12 @@ class _Plan:
 
     settings: QuickstartSettings
     out: Path = field(init=False)
-    minutes: dict[str, float] = field(default_factory=dict)
+    goes: Goes = field(init=False)
     commands: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.out = Path(self.settings.out)
+        self.goes = Goes(self.out / MINUTES)
 
     def films(self, count: int) -> int:
         return max(8, round(count * self.settings.scale))
@@ -146,12 +147,6 @@ class _Plan:
         per_epoch = clips // batch * batch
         return max(1, round(views * self.settings.scale / per_epoch))
 
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self.minutes[name] = self.minutes.get(name, 0.0) + (time.monotonic() - begun) / 60
-
     def note(self, command: str, settings: object) -> None:
         """Writes down the command line that does the same."""
         self.commands.append(command_line(command, settings))
@@ -164,10 +159,14 @@ def quickstart(settings: QuickstartSettings, progress: Progress | None = None) -
         InputError: the films or the folder cannot be used.
     """
     progress = progress or NoProgress()
+    with explain_full_disk(Path(settings.out), InputError):
+        _enter(Path(settings.out), settings)
     plan = _Plan(settings)
-    with explain_full_disk(plan.out, InputError):
-        _enter(plan.out, settings)
-    begun = time.monotonic()
+    with plan.goes:
+        return _all_steps(plan, progress)
+
+
+def _all_steps(plan: _Plan, progress: Progress) -> QuickstartResult:
     train_films, gallery_films = _films(plan, progress)
     train, gallery = (
         _prepare(plan, films, name, progress) for films, name in ((train_films, "train"), (gallery_films, "gallery"))
@@ -178,7 +177,6 @@ def quickstart(settings: QuickstartSettings, progress: Progress | None = None) -
     figures = _evaluate(plan, gallery, "finetune", progress)
     control = _evaluate(plan, gallery, "scratch", progress)
     searches = _search(plan, gallery_films, progress)
-    plan.minutes["total"] = (time.monotonic() - begun) / 60
     metrics = _metrics(plan, figures, control, train)
     write_atomically(plan.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     from cmmixer.report.quickstart import (
@@ -233,7 +231,7 @@ def _films(plan: _Plan, progress: Progress) -> tuple[str, str]:
             workers=settings.workers,
         )
         plan.note("synthesize", films)
-        with plan.timed("synthesize"):
+        with plan.goes.timed("synthesize"):
             synthesize(films, progress)
         folders.append(films.out)
     return folders[0], folders[1]
@@ -283,7 +281,7 @@ def _prepare(plan: _Plan, films: str, name: str, progress: Progress) -> str:
         workers=plan.settings.workers,
     )
     plan.note("prepare", store)
-    with plan.timed("prepare"):
+    with plan.goes.timed("prepare"):
         prepare(store, progress)
     return store.out
 
@@ -310,7 +308,7 @@ def _pretrain(plan: _Plan, store: str, progress: Progress) -> None:
         picture_epochs=0,
     )
     plan.note("pretrain", settings)
-    with plan.timed("pretrain"):
+    with plan.goes.timed("pretrain"):
         pretrain(settings, progress)
 
 
@@ -335,7 +333,7 @@ def _finetune(plan: _Plan, store: str, name: str, init: str | None, progress: Pr
         device=plan.settings.device,
     )
     plan.note("finetune", settings)
-    with plan.timed(name):
+    with plan.goes.timed(name):
         finetune(settings, progress)
 
 
@@ -350,7 +348,7 @@ def _evaluate(plan: _Plan, store: str, name: str, progress: Progress) -> Evaluat
         rankings=str(plan.out / name / "rankings.jsonl"),
     )
     plan.note("evaluate", settings)
-    with plan.timed("evaluate"):
+    with plan.goes.timed("evaluate"):
         return evaluate(settings, progress)
 
 
@@ -364,14 +362,14 @@ def _search(plan: _Plan, films: str, progress: Progress) -> list[SearchResult]:
         device=plan.settings.device,
     )
     plan.note("index", library)
-    with plan.timed("index"):
+    with plan.goes.timed("index"):
         index(library, progress)
     query = _a_query(plan, films)
     results = []
     for target in ("audio", "video"):
         wanted = SearchSettings(query=query, index=library.index, target=target, k=5, device=plan.settings.device)
         plan.note("search", wanted)
-        with plan.timed("search"):
+        with plan.goes.timed("search"):
             results.append(search(wanted))
     return results
 
@@ -396,7 +394,7 @@ def _metrics(plan: _Plan, figures: Evaluation, control: Evaluation, train_store:
         "train_clips": len(ClipStore.open(train_store)),
         "seed": plan.settings.seed,
         "scale": plan.settings.scale,
-        "minutes": {name: round(value, 2) for name, value in plan.minutes.items()},
+        **plan.goes.as_json(),
         "machine": machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "version": __version__,

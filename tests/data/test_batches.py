@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +35,22 @@ class FaultyClips(ArrayClips):
         self.asked.update(indices)
         error = MediaError("broken.mp4", "unreadable", "damaged")
         return [error if index in self.broken else self[index] for index in indices]
+
+
+class DeadlyClips(ArrayClips):
+    """Clips that kill the process which reads one of them, as the system does: for so many times, or always."""
+
+    def __init__(self, count: int, deadly: int, marks: Path, times: int) -> None:
+        clips = random_clips(count)
+        super().__init__(clips.video_NTCHW, clips.audio_NTS)
+        self.deadly, self.marks, self.times = deadly, marks, times
+
+    def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
+        died = len(list(self.marks.iterdir()))
+        if self.deadly in indices and died < self.times:
+            (self.marks / str(died)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [self[index] for index in indices]
 
 
 def ids(batches: object) -> list[list[str]]:
@@ -239,3 +257,17 @@ def test_no_more_clips_are_kept_than_memory_is_given() -> None:
     # Twice the same clip in one request is decoded once.
     assert [clip.id for clip in kept.read([9, 9]) if isinstance(clip, Clip)] == ["9", "9"]
     assert asked.asked[9] == 3
+
+
+def test_batches_of_a_killed_worker_are_loaded_by_another(tmp_path: Path) -> None:
+    dataset = DeadlyClips(24, deadly=13, marks=tmp_path, times=2)
+    batches = ClipBatches(dataset, batch_size=4, seed=0, num_workers=2)
+    got = [ids(batches.epoch(epoch)) for epoch in (0, 1)]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert got == [ids(make_loader(random_clips(24), batch_size=4, seed=0, epoch=epoch)) for epoch in (0, 1)]
+
+
+def test_what_kills_every_worker_is_told(tmp_path: Path) -> None:
+    batches = ClipBatches(DeadlyClips(8, 5, tmp_path, times=99), batch_size=4, seed=0, num_workers=1)
+    with pytest.raises(DataError, match="--num_workers: 4 times in a row a loading process was killed; if memory runs"):
+        list(batches.epoch(0))

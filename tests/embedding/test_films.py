@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -228,6 +229,19 @@ def test_embed_writes_parquet_in_order(tmp_path: Path) -> None:
     card = json.loads(table.schema.metadata[b"cmmixer"])
     assert (card["model_id"], card["embed_dim"], card["clip"]["frames"]) == (ColourEncoder().id, 4, 2)
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_what_a_killed_embed_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    film(tmp_path / "data" / "a.mp4", [RED])
+    out = tmp_path / "vectors.parquet"
+    left, other = tmp_path / ".tmp-1-vectors.parquet", tmp_path / ".tmp-1-my-vectors.parquet"
+    held = tmp_path / ".tmp-2-vectors.parquet"
+    for path in (left, other, held):
+        path.touch()
+    with held.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        embed(EmbedSettings(model="-", data=str(tmp_path / "data"), out=str(out), workers=1), encoder=ColourEncoder())
+    assert sorted(tmp_path.glob("*vectors.parquet")) == [other, held, out]
 
 
 def test_frames_are_written_beside_the_moments(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def test_quickstart_runs_the_whole_way_and_again_changes_nothing(tmp_path: Path)
     same = json.loads(again.stdout)
     for name in ("video_to_audio", "audio_to_video", "model_id", "gallery", "from_scratch"):
         assert same[name] == metrics[name]
+    assert (metrics["goes"], same["goes"], same["goes_killed"]) == (1, 2, 0)
+    assert same["minutes"]["pretrain"] >= metrics["minutes"]["pretrain"] > 0
+    assert same["minutes"]["total"] == pytest.approx(sum(same["minutes"].values()) / 2, abs=0.05)
     other = cmmixer("quickstart", "--scale", "0.02", "--out", out, "--seed", "1")
     assert other.returncode == 2
     assert (

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from cmmixer import checkpoint
+from cmmixer.train.continuing import hold_run_folder
 from tests.end_to_end.processes import ENVIRONMENT, cmmixer, start, torchrun, torchrun_command
 
 
@@ -162,6 +163,31 @@ def test_a_killed_process_ends_a_sliced_job_which_goes_on_alone(store: Path, tmp
     refused = cmmixer(*flags, "--batch_size", "6", "--out", tmp_path / "killed")
     assert refused.returncode == 2
     assert "batches of 8 clips, --batch_size 6 on 1 processes makes 6; leave --batch_size at 4" in refused.stderr
+
+
+def test_processes_whose_torchrun_is_killed_end_and_leave_the_folder_to_the_next(store: Path, tmp_path: Path) -> None:
+    flags = ["pretrain", "--data", str(store), "--preset", "nano", "--epochs", "400", "--num_workers", "1"]
+    flags += ["--batch_size", "4", "--save_steps", "1", "--out", str(tmp_path / "run")]
+    with (tmp_path / "told").open("w") as told:
+        job = subprocess.Popen(torchrun_command(2, "cmmixer", *flags), stdout=told, stderr=told, env=ENVIRONMENT)
+        try:
+            deadline = time.monotonic() + 120
+            while _newest(tmp_path / "run") < 2:
+                assert job.poll() is None, "the job ended before it could be killed"
+                assert time.monotonic() < deadline, "the job never got there"
+                time.sleep(0.005)
+            family = psutil.Process(job.pid).children(recursive=True)
+            assert (
+                len(family) >= 8
+            )  # two of: the process, the server that forks its workers, a worker, the resource tracker
+        finally:
+            job.kill()
+            job.wait()
+    _, left = psutil.wait_procs(family, timeout=30)
+    assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert "of 2 lost torchrun, which was killed; the same command goes on" in (tmp_path / "told").read_text()
+    with hold_run_folder(tmp_path / "run"):  # nobody holds it any more
+        checkpoint.load_weights(tmp_path / "run")
 
 
 def test_more_processes_than_clips_are_refused_before_anything_is_written(films: Path, tmp_path: Path) -> None:

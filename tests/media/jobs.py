@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def work(item: str | Path) -> str:
         return str(len(bytearray(2 << 30)))
     if name == "who":
         return str(os.getpid())
+    if name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name.startswith("killed once "):
+        mark = Path(name.removeprefix("killed once "))
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    if name == "server":
+        return str(os.getppid())
+    if name == "no pickle":
+        return lambda: None  # type: ignore[return-value]
     if name == "slow":
         time.sleep(0.2)
     return name * 2

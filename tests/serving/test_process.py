@@ -6,7 +6,10 @@ import contextlib
 import json
 import re
 import select
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,3 +173,47 @@ def test_a_port_that_is_taken_is_one_line(place: Path) -> None:
         last
         == f"cmmixer: --port {port}: cannot listen at 127.0.0.1 (Address already in use); choose another --port, or 0 for a free one"
     )
+
+
+def _served(place: Path, temporary: Path) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-m", "cmmixer", "serve", "--index", str(place / "library"), "--port", "0"]
+    environment = {**ENVIRONMENT, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"CMMixer is at (\S+)", line):
+            return process, found[1]
+    raise AssertionError("it never answered")
+
+
+def test_temporary_folders_go_on_sigterm_and_after_kill_9_with_the_next_service(place: Path, tmp_path: Path) -> None:
+    for end, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)):
+        process, address = _served(place, tmp_path)
+        with process, Client(address) as client:
+            client.upload(film(tmp_path / "red.mp4", [RED]))
+            assert len(list(tmp_path.glob("cmmixer-queries-*"))) == 1
+            assert len(list(tmp_path.glob("cmmixer-dubs-*"))) == 1
+            process.send_signal(end)
+            assert process.wait(60) == code
+    assert list(tmp_path.glob("cmmixer-*")) == []
+
+
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_search_that_is_ended_leaves_no_copy_of_its_standard_input(
+    place: Path, tmp_path: Path, end: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-m", "cmmixer", "search", "--index", str(place / "library"), "-"]
+    environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("cmmixer-query-*/standard input")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(end)
+        assert process.wait(30) == code
+        assert process.stderr is not None
+        assert "the same command goes on where it stopped" in process.stderr.read()
+    assert list(tmp_path.iterdir()) == []

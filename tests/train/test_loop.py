@@ -24,6 +24,7 @@ from cmmixer.models.canonical import canonical_maps
 from cmmixer.models.retriever import Embedding, Pairs
 from cmmixer.progress import NoProgress
 from cmmixer.train.chance import chance_of_step
+from cmmixer.train.continuing import hold_run_folder
 from cmmixer.train.finetune import FinetuneTask, finetune
 from cmmixer.train.pretrain import pretrain
 from cmmixer.types import Clip
@@ -174,6 +175,29 @@ def test_another_run_is_not_continued_by_mistake(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the run there has 16 clips in batches of 4, this command 12 in 4"):
         pretrain(pretrain_settings(tmp_path / "run"), dataset=random_clips(12))
     assert pretrain(pretrain_settings(tmp_path / "run", lr=2e-3, overwrite=True), dataset=clips).step == 8
+
+
+def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    out, clips = tmp_path / "run", random_clips(8)
+    pretrain(pretrain_settings(out, epochs=1), dataset=clips)
+    before = (checkpoint.resolve(out) / "card.json").read_bytes()
+    with (
+        hold_run_folder(out),
+        pytest.raises(CheckpointError, match="another training writes to it; wait for it, end it, or choose another"),
+    ):
+        pretrain(pretrain_settings(out, epochs=1, overwrite=True), dataset=clips)
+    assert (checkpoint.resolve(out) / "card.json").read_bytes() == before
+    pretrain(pretrain_settings(out, epochs=1, overwrite=True), dataset=clips)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_killed_writers_left_is_removed(tmp_path: Path, overwrite: bool) -> None:
+    out, clips = tmp_path / "run", random_clips(8)
+    pretrain(pretrain_settings(out, epochs=1), dataset=clips)
+    (out / ".tmp-1-latest").touch()
+    (out / "checkpoints" / ".tmp-1-step-00000001").mkdir()
+    pretrain(pretrain_settings(out, epochs=1, overwrite=overwrite), dataset=clips)
+    assert list(out.rglob(".tmp-*")) == []
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:

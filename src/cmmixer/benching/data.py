@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from cmmixer.data.store import ClipStore
 from cmmixer.media.isolate import worker_count
 from cmmixer.media.synthetic.films import synthesize
 from cmmixer.progress import Progress
+from cmmixer.temporary import temporary_folder
 
 JPEG, BYTES, STORE, FILMS = "jpeg", "jpeg_and_sound", "store", "films"
 NAMES = {
@@ -82,7 +82,7 @@ def bench_data(settings: BenchSettings, progress: Progress) -> BenchReport:
     workers = worker_count(settings.workers)
     clip = PrepareSettings(data="films", out="store", preset=settings.preset).clip_settings(settings.preset)
     with ExitStack() as stack:
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cmmixer-bench-")))
+        work = stack.enter_context(temporary_folder("cmmixer-bench-"))
         films = settings.films or _made_films(settings, work / "films", progress)
         # First, so that its decoder processes start as those of the command do.
         prepared = _prepared(settings, films, clip, workers, work, progress)

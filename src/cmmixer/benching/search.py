@@ -10,7 +10,6 @@ Letters: N rows, Q queries, K = 10 answers, E values of a vector.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from cmmixer.indexing import MomentIndex
 from cmmixer.indexing.card import NAME, IndexCard
 from cmmixer.indexing.optimize import optimize_sense
 from cmmixer.progress import Progress
+from cmmixer.temporary import temporary_folder
 
 K = 10
 _SENSE = "audio"
@@ -216,8 +216,8 @@ def _folder(wanted: str | None) -> Iterator[Path]:
     if wanted is not None:
         yield Path(wanted)
         return
-    with tempfile.TemporaryDirectory(prefix="cmmixer-bench-") as folder:
-        yield Path(folder) / "library"
+    with temporary_folder("cmmixer-bench-") as folder:
+        yield folder / "library"
 
 
 def _write(folder: Path, rows_NE: Vectors, seed: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 
 from cmmixer.cli.commands import COMMANDS, Command
-from cmmixer.cli.together import explain_end, tell_torchrun
+from cmmixer.cli.together import EndedError, explain_end, tell_torchrun
 from cmmixer.errors import CMMixerError, SettingsError
 from cmmixer.version import __version__
 
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on where it stopped")
         return 130
+    except EndedError:
+        _complain("ended from outside (SIGTERM); the same command goes on where it stopped")
+        return 128 + signal.SIGTERM
     except BrokenPipeError:  # whoever read the output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -64,6 +68,7 @@ def _run(command: Command, arguments: list[str]) -> int:
         settings, as_json = parse(command, arguments)
     except SystemExit:  # argparse leaves so after --help
         return 0
+    _refuse_missing_device(settings)
     _quiet_libraries()
     from cmmixer.cli import show
 
@@ -77,6 +82,14 @@ def _run(command: Command, arguments: list[str]) -> int:
         show.show(result)
     code: int = getattr(result, "exit_code", 0)
     return code
+
+
+def _refuse_missing_device(settings: object) -> None:
+    """A GPU that is asked for and not there is told before anything is read or written, whatever the command would do with it."""
+    if getattr(settings, "device", "auto") == "cuda":
+        from cmmixer.encoders import device_named
+
+        device_named("cuda")
 
 
 def _overview() -> str:

@@ -10,8 +10,13 @@ Letters: B clips of a process's batch, T frames, C = 3 colours, H x W pixels, N 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +34,8 @@ from cmmixer.types import Batch, Clip, Statistics
 MOST_FAILURES = 64
 # Batches that each worker is ahead.
 _AHEAD = 2
+# So many deaths of loading processes with no batch between them have a reason that stays.
+MOST_DEATHS = 3
 
 # A batch, or where it lies, or why there is none; and the films that could not be decoded on the way.
 _Made = tuple[Batch | Filled | InputError, list[MediaError]]
@@ -108,43 +115,44 @@ class ClipBatches:
         self.replaced = 0
         # Without drop_last the last global batch may end before this process's rows.
         self._steps = len(dataset) // step_clips if drop_last else -(-(len(dataset) - rank * batch_size) // step_clips)
-        slots = None
-        if num_workers > 0 and isinstance(dataset, StoreClips):
-            # What torch lets each worker work ahead, one batch in use and one that is let go.
-            slots = Slots(dataset.store.settings, batch_size, num_workers * _AHEAD + 2)
-        self._plan = _Plan(self._steps, slots)
-        rows = _RankRows(dataset, _Order(len(dataset), seed, shuffle, batch_size, rank, world), slots)
-        self._loader = DataLoader(
-            rows,
-            sampler=self._plan,
-            batch_size=None,  # `rows` makes whole batches
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            prefetch_factor=_AHEAD if num_workers > 0 else None,
-            worker_init_fn=keep_freed_memory,
-            multiprocessing_context=_context() if num_workers > 0 else None,
-            pin_memory=pin_memory,
-        )
+        order = _Order(len(dataset), seed, shuffle, batch_size, rank, world)
+        self._planned = partial(_planned, dataset, order, self._steps, num_workers=num_workers, pin_memory=pin_memory)
+        self._plan, self._loader = self._planned()
 
     def __len__(self) -> int:
         """Steps of an epoch."""
         return self._steps
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from `start_step` on.
+        """The batches of one epoch from `start_step` on; if a worker is killed, new ones go on behind the last batch.
 
         Raises:
-            DataError: so many films in a row cannot be decoded.
+            DataError: so many films in a row cannot be decoded; or workers died so often in a row that something kills them, as
+                the system does when memory runs out.
             StoreError: the clip store is damaged.
         """
-        self._plan.epoch, self._plan.start_step = epoch, start_step
-        for made, failures in self._loader:
-            if isinstance(made, InputError):
-                raise made
-            for failure in failures:
-                self._note(failure)
-            # Nothing here holds on to it: its memory is wanted for another one.
-            yield made.batch() if isinstance(made, Filled) else made
+        step, deaths = start_step, 0
+        while step < self._steps:
+            self._plan.epoch, self._plan.start_step = epoch, step
+            try:
+                for made, failures in self._loader:
+                    if isinstance(made, InputError):
+                        raise made
+                    for failure in failures:
+                        self._note(failure)
+                    step, deaths = step + 1, 0
+                    # Nothing here holds on to it: its memory is wanted for another one.
+                    yield made.batch() if isinstance(made, Filled) else made
+            except (RuntimeError, EOFError, OSError) as fault:
+                if self._loader.num_workers == 0 or not _tells_of_a_death(fault):
+                    raise
+                deaths += 1
+                if deaths > MOST_DEATHS:
+                    raise DataError(
+                        f"--num_workers: {deaths} times in a row a loading process was killed; if memory runs out, give fewer "
+                        f"({' '.join(str(fault).split())})"
+                    ) from fault
+                self._plan, self._loader = self._planned()
 
     def _note(self, failure: MediaError) -> None:
         self.replaced += 1
@@ -324,6 +332,29 @@ class _Plan(Sampler[tuple[int, int, int | None]]):
             yield self.epoch, step, None if self.slots is None else self.slots.take()
 
 
+def _planned(
+    dataset: ClipDataset, order: _Order, steps: int, *, num_workers: int, pin_memory: bool
+) -> tuple[_Plan, DataLoader[Any]]:
+    """A plan and what loads after it, with slots of its own: workers of a loader that was given up may still write to theirs."""
+    slots = None
+    if num_workers > 0 and isinstance(dataset, StoreClips):
+        # What torch lets each worker work ahead, one batch in use and one that is let go.
+        slots = Slots(dataset.store.settings, order.batch_size, num_workers * _AHEAD + 2)
+    plan = _Plan(steps, slots)
+    loader: DataLoader[Any] = DataLoader(
+        _RankRows(dataset, order, slots),
+        sampler=plan,
+        batch_size=None,  # the rows are whole batches
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=_AHEAD if num_workers > 0 else None,
+        worker_init_fn=_begin_worker,
+        multiprocessing_context=_context() if num_workers > 0 else None,
+        pin_memory=pin_memory,
+    )
+    return plan, loader
+
+
 class _Moments:
     """Mean and standard deviation of rows of numbers that come in pieces, in float64."""
 
@@ -344,6 +375,37 @@ class _Moments:
     @property
     def std(self) -> torch.Tensor:
         return (self.squares / self.count - self.mean.square()).clamp(min=0).sqrt()
+
+
+def _tells_of_a_death(fault: Exception) -> bool:
+    """Whether torch means a worker that was killed; it has no kind of error of its own for that.
+
+    A batch that a worker had handed over may be out of reach too, because its memory is asked for from the worker.
+    """
+    if isinstance(fault, RuntimeError):
+        return str(fault).startswith("DataLoader worker")
+    # What the data set itself raised in a worker begins so.
+    return isinstance(fault, EOFError | ConnectionError | FileNotFoundError) and not str(fault).startswith("Caught ")
+
+
+def _begin_worker(_: int) -> None:
+    keep_freed_memory()
+    _end_with_main_process()
+
+
+def _end_with_main_process() -> None:
+    """Lets a worker end when the process that it works for is killed.
+
+    torch's own watch looks for the parent, which here is the server that forks the workers; and that stays while they do.
+    """
+    main_process = multiprocessing.parent_process()
+    assert main_process is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([main_process.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _context() -> str:

@@ -8,12 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cmmixer.atomic import LOCK
 from cmmixer.config.clip import ClipSettings
 from cmmixer.config.commands import DataSettings
 from cmmixer.data.clips import ClipRef, list_clips, read_ref
 from cmmixer.data.manifest import read_layout
 from cmmixer.data.skips import SkipReport
-from cmmixer.data.store import LOCK, ClipStore, StoreCard, differences
+from cmmixer.data.store import ClipStore, StoreCard, differences
 from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.timeline import frame_instants
 from cmmixer.progress import Progress

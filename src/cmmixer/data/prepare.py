@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmmixer.atomic import explain_full_disk
+from cmmixer.atomic import LOCK, explain_full_disk
 from cmmixer.cluster import Cluster, connected
 from cmmixer.config.check import pick
 from cmmixer.config.cluster import ClusterSettings
@@ -22,7 +22,7 @@ from cmmixer.data.film_rows import FilmRows, decode_film, too_quiet
 from cmmixer.data.journal import Journal, distinct
 from cmmixer.data.manifest import Entry, Listing, read_layout, readable
 from cmmixer.data.skips import Skip, SkipReport
-from cmmixer.data.store import CARD, JOURNAL, LOCK, OWN_FILES, ClipStore, StoreCard
+from cmmixer.data.store import CARD, JOURNAL, OWN_FILES, ClipStore, StoreCard
 from cmmixer.data.store_writer import StoreWriter
 from cmmixer.errors import DataError, MediaError, StoreError
 from cmmixer.media.isolate import map_isolated

@@ -125,13 +125,10 @@ class Slots:
         return {**self.__dict__, "_free": [], "_held": set()}
 
 
-def keep_freed_memory(worker: int) -> None:
+def keep_freed_memory() -> None:
     """Makes the C library of a worker keep what it freed, where it can be told so.
 
     Reading a batch takes and frees megabytes; given back to the system, every page comes anew with the next one.
-
-    Args:
-        worker: its number, as torch's DataLoader gives it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cmmixer.atomic import LOCK
 from cmmixer.config.check import from_dict
 from cmmixer.config.clip import ClipSettings
 from cmmixer.data.film_rows import decode_jpeg
@@ -30,7 +31,7 @@ from cmmixer.storage import Folder, Place, open_folder, server_told
 from cmmixer.types import Clip, Frames, SoundWindows, Span
 
 FORMAT = 1
-CARD, TABLE, JOURNAL, LOCK = "store.json", "clips.lance", "journal.jsonl", ".lock"
+CARD, TABLE, JOURNAL = "store.json", "clips.lance", "journal.jsonl"
 OWN_FILES = (CARD, TABLE, JOURNAL, LOCK, "skipped.json", "skipped.txt")
 
 SCHEMA = pa.schema(

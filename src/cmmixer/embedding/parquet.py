@@ -6,7 +6,6 @@ Letters: R rows, K vectors that are there, T frames of a moment, E values of a v
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cmmixer.atomic import TEMPORARY, remove_dead_drafts
+from cmmixer.atomic import file_written_whole
 from cmmixer.config.vectors import VECTOR_BYTES
 from cmmixer.data.manifest import Entry, readable
 from cmmixer.embedding.batch import Moment, Vector
@@ -118,18 +117,13 @@ class VectorWriter:
 def written_parquet(path: Path, encoder: Encoder, vectors: str, *, frames: bool) -> Iterator[VectorWriter]:
     """Writes to a temporary file that takes the path's name when everything is in it; on any error nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_dead_drafts(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     card = {"model_id": encoder.id, "embed_dim": encoder.dim, "clip": asdict(encoder.clip), "vectors": vectors}
     schema = parquet_schema(vectors, frames=frames).with_metadata({_KEY: json.dumps(card)})
-    try:
-        with pq.ParquetWriter(temporary, schema, use_dictionary=_few_valued(schema, vectors)) as file:
-            writer = VectorWriter(file, schema, vectors, encoder.dim)
-            yield writer
-            writer.flush()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    dictionary = _few_valued(schema, vectors)
+    with file_written_whole(path) as file, pq.ParquetWriter(file, schema, use_dictionary=dictionary) as parquet:
+        writer = VectorWriter(parquet, schema, vectors, encoder.dim)
+        yield writer
+        writer.flush()
 
 
 def _few_valued(schema: pa.Schema, vectors: str) -> list[str]:

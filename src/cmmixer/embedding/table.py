@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from cmmixer.errors import InputError, StoreError
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.storage import Folder, absolute_place, is_remote, open_folder, refuse_remote
 from cmmixer.storage.place import FILMS_ELSEWHERE
+from cmmixer.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,6 @@ def _local_file(out: str) -> Iterator[Path]:
     parent, _, name = out.rpartition("/")
     folder = ObjectFolder(parent, whole_bucket=True)
     folder.make()
-    with tempfile.TemporaryDirectory(prefix="cmmixer-") as here:
-        yield Path(here) / name
-        folder.write_file(name, Path(here) / name)
+    with temporary_folder("cmmixer-embed-") as here:
+        yield here / name
+        folder.write_file(name, here / name)

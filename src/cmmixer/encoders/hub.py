@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from cmmixer.atomic import explain_full_disk, folder_written_whole
 from cmmixer.checkpoint import Card, load_card, load_weights, resolve
 from cmmixer.encoders.ours import ModelEncoder
 from cmmixer.errors import CheckpointError, SettingsError
+from cmmixer.temporary import temporary_folder
 
 FILES = ("card.json", "weights.safetensors", "README.md")
 
@@ -78,8 +78,8 @@ def push_to_hub(
         SettingsError: huggingface_hub is not installed.
     """
     api = _hub().HfApi(token=token)
-    with tempfile.TemporaryDirectory(prefix="cmmixer-hub-") as parent:
-        folder = save_pretrained(run, Path(parent) / "run")
+    with temporary_folder("cmmixer-hub-") as parent:
+        folder = save_pretrained(run, parent / "run")
         with _told_in_one_line(repo_id):
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)

@@ -165,7 +165,7 @@ class _Refresh:
         self.seen.add(name)
         task = _Task(entry, name, *_sizes_and_times(entry))
         row = self.known.get(name)
-        if row is None or (row.source, row.label) != (entry.source, entry.label) or self._had_too_little_time(row):
+        if row is None or (row.source, row.label) != (entry.source, entry.label) or self._may_work_now(row):
             self.todo.append(task)
         elif self._is_as_before(row, task):
             self.unchanged += 1
@@ -175,8 +175,10 @@ class _Refresh:
         else:
             self.todo.append(task)
 
-    def _had_too_little_time(self, row: FileRow) -> bool:
-        return row.reason == "time-limit" and row.limit_seconds < self.settings.file_seconds
+    def _may_work_now(self, row: FileRow) -> bool:
+        """Whether what stood in a file's way may be gone: too little time, or a process that was killed."""
+        too_little_time = row.reason == "time-limit" and row.limit_seconds < self.settings.file_seconds
+        return too_little_time or row.reason == "crashed"
 
     def remove_gone(self) -> None:
         """Takes out the files that came from the same data and are not in it any more."""

@@ -1,23 +1,32 @@
 """A function over many files in processes that may hang or die: the run goes on, and each file is answered for.
 
 FFmpeg is C that eats what strangers wrote. A file that makes it loop costs `seconds_each`; one that kills the process costs
-that process.
+that process. A process that is killed from outside, as by the system when memory runs out, costs nothing but time: its file is
+tried once more.
+
+Every process has a pipe of its own. Pools whose processes share one (multiprocessing's, concurrent.futures', pebble's) share its
+locks too, and a process that is killed while it holds one keeps all others waiting.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import queue
 import resource
+import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
-
-from pebble import ProcessExpired, ProcessPool
 
 from cmmixer.errors import MediaError
 
@@ -28,6 +37,11 @@ Result = TypeVar("Result")
 _QUEUED_PER_WORKER = 4
 # How long somebody who wants to stop waits at most.
 _LOOK_SECONDS = 0.5
+# Exit codes that a file cannot bring about: killed, ended, or out of sight because the server that forked it was killed.
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 255)
+# multiprocessing looks at all of its processes when it starts one, and two threads must not read the same exit code.
+_STARTING = threading.Lock()
+_END_SECONDS = 5.0
 
 
 def worker_count(workers: int) -> int:
@@ -92,12 +106,11 @@ class IsolatedPool:
             memory_mb: most memory (address space) of a process; 0 sets no limit.
         """
         self.workers = worker_count(workers)
-        self._options: dict[str, Any] = {"max_workers": self.workers, "context": _context(function)}
-        if memory_mb:
-            self._options |= {"initializer": _limit_memory, "initargs": (memory_mb,)}
+        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        context = _context(function)
+        self._members = [_Member(self._orders, context, memory_mb) for _ in range(self.workers)]
         self._lock = threading.Lock()
-        self._closed = False
-        self._pool = ProcessPool(**self._options)
+        self._started = self._closed = False
 
     def run(self, function: Callable[[Item], Result], item: Item, *, seconds: float) -> Result:
         """`function(item)` in one of the processes; waits for it.
@@ -116,20 +129,166 @@ class IsolatedPool:
         Raises:
             RuntimeError: the pool was closed.
         """
+        future: Future[Result] = Future()
         with self._lock:
-            # A process that is killed while it waits for work takes the whole pool with it; a new one is soon made.
-            if not self._pool.active and not self._closed:
-                self._pool.stop()
-                self._pool.join()
-                self._pool = ProcessPool(**self._options)
-            future: Future[Result] = self._pool.schedule(function, args=(item,), timeout=seconds)
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            if not self._started:
+                self._started = True
+                for member in self._members:
+                    member.start()
+            self._orders.put(_Order(function, item, seconds, future))
         return future
 
     def close(self) -> None:
         """Ends the processes; what still runs is given up."""
-        self._closed = True
-        self._pool.stop()
-        self._pool.join()
+        with self._lock:
+            self._closed = True
+            with suppress(queue.Empty):
+                while True:
+                    order = self._orders.get_nowait()
+                    if order is not None:
+                        order.future.cancel()
+            for _ in self._members:
+                self._orders.put(None)
+        if self._started:
+            for member in self._members:
+                member.give_up()
+            for member in self._members:
+                member.join()
+
+
+@dataclass(frozen=True)
+class _Order:
+    function: Callable[[Any], Any]
+    item: Any
+    seconds: float
+    future: Future[Any]
+
+
+class _DiedError(Exception):
+    """A process ended while it worked; carries its exit code."""
+
+    def __init__(self, exit_code: int | None) -> None:
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+class _Member(threading.Thread):
+    """One process of a pool, started when it is needed and again when it has died, and the thread that hands it work."""
+
+    def __init__(
+        self,
+        orders: queue.SimpleQueue[_Order | None],
+        context: multiprocessing.context.BaseContext,
+        memory_mb: int,
+    ) -> None:
+        super().__init__(name="cmmixer-isolated", daemon=True)
+        self._orders, self._context, self._memory_mb = orders, context, memory_mb
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._given_up = False
+
+    def run(self) -> None:
+        """Works off the queue until it holds None."""
+        while (order := self._orders.get()) is not None:
+            if order.future.set_running_or_notify_cancel():
+                self._answer(order)
+            del order  # or the last item would live until the next one comes
+        self._end(kill=True)
+
+    def _answer(self, order: _Order) -> None:
+        try:
+            result = self._result(order)
+        except BaseException as fault:
+            order.future.set_exception(fault)
+        else:
+            order.future.set_result(result)
+
+    def give_up(self) -> None:
+        """Ends the process, whatever it does; called from another thread."""
+        with _STARTING:
+            self._given_up = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _result(self, order: _Order) -> Any:
+        try:
+            return self._ask(order)
+        except _DiedError as died:
+            if died.exit_code not in _FROM_OUTSIDE or self._given_up:
+                raise
+            return self._ask(order)
+
+    def _ask(self, order: _Order) -> Any:
+        pipe = self._start()
+        try:
+            pipe.send((order.function, order.item))
+            in_time = pipe.poll(order.seconds)
+            result, fault = pipe.recv() if in_time else (None, TimeoutError())
+        except (EOFError, OSError) as lost:
+            raise _DiedError(self._end(kill=False)) from lost
+        if not in_time:
+            self._end(kill=True)
+        if fault is not None:
+            raise fault
+        return result
+
+    def _start(self) -> Connection:
+        if self._pipe is None:
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_work, args=(theirs, self._memory_mb), daemon=True)  # type: ignore[attr-defined]
+            with _STARTING:
+                if self._given_up:
+                    raise _DiedError(None)
+                try:
+                    process.start()
+                except (
+                    EOFError,
+                    OSError,
+                ) as lost:  # the server that forks them was killed; there is a new one next time
+                    raise _DiedError(_FROM_OUTSIDE[-1]) from lost
+                self._process = process
+            # Only the process holds its end now, so that its death shows at once.
+            theirs.close()
+            self._pipe = ours
+        return self._pipe
+
+    def _end(self, *, kill: bool) -> int | None:
+        """Sees to it that the process has ended; returns its exit code."""
+        with _STARTING:
+            process, self._process = self._process, None
+            if process is None:
+                return None
+            if not kill:  # its pipe is closed, so it is about to end
+                process.join(_END_SECONDS)
+            process.kill()
+            process.join()
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        return process.exitcode
+
+
+def _work(orders: Connection, memory_mb: int) -> None:
+    """What a process does: answers one order after the other until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
+    if memory_mb:
+        _limit_memory(memory_mb)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            function, item = orders.recv()
+            answer: tuple[Any, Exception | None]
+            try:
+                answer = (function(item), None)
+            except Exception as fault:
+                fault.add_note(traceback.format_exc())
+                answer = (None, fault)
+            try:
+                orders.send(answer)
+            except (pickle.PicklingError, AttributeError, TypeError) as fault:
+                orders.send((None, fault))
+            del function, item, answer
 
 
 def _limit_memory(memory_mb: int) -> None:
@@ -162,11 +321,10 @@ def _answer(item: Item, future: Future[Any], seconds_each: float) -> tuple[Item,
         return item, error
     except TimeoutError:
         return item, MediaError(_path_of(item), "time-limit", f"took longer than {seconds_each:g} s")
-    except (ProcessExpired, BrokenProcessPool, MemoryError) as error:
-        code = getattr(error, "exitcode", None)
-        told = (
-            "ran out of memory" if isinstance(error, MemoryError) else f"the decoder's process died (exit code {code})"
-        )
+    except MemoryError:
+        return item, MediaError(_path_of(item), "crashed", "ran out of memory")
+    except _DiedError as died:
+        told = f"the decoder's process died ({died})"
         return item, MediaError(_path_of(item), "crashed", told)
 
 

@@ -25,6 +25,7 @@ from cmmixer.data.store import ClipStore
 from cmmixer.evaluation.ranks import rankings
 from cmmixer.evaluation.reconstruct import Separation, Separator
 from cmmixer.evaluation.retrieval import WAYS, Evaluation
+from cmmixer.goes import took
 from cmmixer.media.decode import Film
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.report.page import Example, Found, Media, Picture, Rate, ReportData, RunFigures, SkippedFile, write_report
@@ -71,7 +72,7 @@ def report_of_quickstart(
         facts={
             "learnt from": f"{metrics['train_clips']} clips",
             "tested on": f"{metrics['candidates']} clips it had never met",
-            "took": f"{metrics['minutes']['total']:.1f} minutes",
+            "took": took(metrics),
             "machine": f"{metrics['machine']['cores']} cores, GPU: {metrics['machine']['cuda']}",
         },
         curves=[_curves(out)],

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -21,6 +19,7 @@ from cmmixer.config import SearchSettings
 from cmmixer.embedding import Encoder, Moment, embed_file
 from cmmixer.errors import MediaError
 from cmmixer.indexing import MomentIndex
+from cmmixer.temporary import temporary_folder
 from cmmixer.types import Span
 
 STANDARD_INPUT = "-"
@@ -43,8 +42,8 @@ def query_file(query: str, stdin: BinaryIO | None) -> Iterator[str]:
     if query != STANDARD_INPUT:
         yield query
         return
-    with tempfile.TemporaryDirectory(prefix="cmmixer-query-") as folder:
-        path = Path(folder) / "standard input"
+    with temporary_folder("cmmixer-query-") as folder:
+        path = folder / "standard input"
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer if stdin is None else stdin, file)
         try:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import threading
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -26,6 +24,7 @@ from cmmixer.media.isolate import IsolatedPool
 from cmmixer.media.previews import LookTask, look
 from cmmixer.serving import schema
 from cmmixer.serving.problems import ProblemError
+from cmmixer.temporary import temporary_folder
 
 _LONGEST_NAME = 200
 _WARM_SECONDS = 60.0
@@ -71,7 +70,8 @@ class Queries:
         self._cutting = cutting
         # Processes of their own: previews must not keep a search waiting.
         self._pool = IsolatedPool(decode_piece, workers=settings.searches, memory_mb=settings.memory_mb)
-        self._folder = Path(tempfile.mkdtemp(prefix="cmmixer-queries-"))
+        self._held = ExitStack()
+        self._folder = self._held.enter_context(temporary_folder("cmmixer-queries-"))
         self._kept: OrderedDict[str, Query] = OrderedDict()
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(settings.searches)
@@ -80,7 +80,7 @@ class Queries:
     def close(self) -> None:
         """Removes all uploads, and ends what works on them."""
         self._pool.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._held.close()
 
     def warm(self) -> None:
         """Starts the processes and the model, so that the first upload need not wait for them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +51,12 @@ def serve(settings: ServeSettings, progress: Progress | None = None) -> Served:
     listener = _listen(settings)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{shown}:{listener.getsockname()[1]}"
-    with listener:
+    with listener, ExitStack() as held:
         # Not at the top: an address that is taken is told before torch is waited for.
         from cmmixer.serving.app import create_app
         from cmmixer.serving.service import Service
 
-        service = Service(settings)
+        service = held.enter_context(Service(settings))
         health = service.health()
         _allow_many_connections()
         logging.getLogger("cmmixer.serving").addHandler(logging.StreamHandler())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import uuid
 from collections import OrderedDict
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -20,6 +19,7 @@ from cmmixer.media.isolate import IsolatedPool
 from cmmixer.searching import Hit
 from cmmixer.serving import schema
 from cmmixer.serving.problems import ProblemError
+from cmmixer.temporary import temporary_folder
 
 _MOST_KEPT = 10
 _MOST_WAITING = 8
@@ -54,7 +54,8 @@ class Dubs:
     def __init__(self, file_seconds: float, memory_mb: int) -> None:
         self._file_seconds = file_seconds
         self._pool = IsolatedPool(make, workers=1, memory_mb=memory_mb)
-        self._folder = Path(tempfile.mkdtemp(prefix="cmmixer-dubs-"))
+        self._held = ExitStack()
+        self._folder = self._held.enter_context(temporary_folder("cmmixer-dubs-"))
         self._kept: OrderedDict[str, Dubbed] = OrderedDict()
         self._lock = threading.Lock()
         self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
@@ -63,7 +64,7 @@ class Dubs:
     def close(self) -> None:
         """Removes all of them."""
         self._pool.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._held.close()
 
     def write(self, film: File, sound: File, order: schema.DubOrder) -> Dubbed:
         """Lays a sound under a film.
@@ -146,8 +147,8 @@ def cut_list(order: schema.CutListOrder, moments: list[Hit], files: dict[str, st
         return source_timing(os.fsdecode(files[str(name)]))
 
     rate = FrameRate.fitting(order.frames_per_second)
-    with tempfile.TemporaryDirectory(prefix="cmmixer-list-") as folder:
-        path = Path(folder) / "list"
+    with temporary_folder("cmmixer-list-") as folder:
+        path = folder / "list"
         if order.format == "edl":
             write_edl(
                 path, moments, target=order.target, rate=rate, title=order.title, query=order.query, timing=timing

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from cmmixer.atomic import remove_leftovers, write_atomically
+from cmmixer.atomic import is_held, only_writer, remove_leftovers, write_atomically
 from cmmixer.errors import InputError
-
-# Who only asks whether somebody writes holds the lock for an instant.
-LOOK_SECONDS = 0.5
 
 
 class LocalFolder:
@@ -71,29 +65,12 @@ class LocalFolder:
 
     @contextmanager
     def held(self, name: str, busy: InputError) -> Iterator[LocalFolder]:
-        with open(self.path / name, "w") as lock:
-            end = time.monotonic() + LOOK_SECONDS
-            while not _locked(lock, fcntl.LOCK_EX):
-                if time.monotonic() > end:
-                    raise busy
-                time.sleep(LOOK_SECONDS / 10)
+        with only_writer(self.path, busy, name):
             remove_leftovers(self.path)
             yield self
 
     def is_held(self, name: str) -> bool:
-        try:
-            with open(self.path / name) as lock:
-                return not _locked(lock, fcntl.LOCK_SH)
-        except OSError:  # nobody ever wrote here, or locks cannot be had
-            return False
+        return is_held(self.path / name)
 
     def check(self) -> None:
         """The system's lock cannot be taken over."""
-
-
-def _locked(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cmmixer import checkpoint
-from cmmixer.atomic import explain_full_disk, write_atomically
+from cmmixer.atomic import explain_full_disk, only_writer, remove_leftovers, write_atomically
 from cmmixer.checkpoint import Card
 from cmmixer.config.training import TrainingSettings
 from cmmixer.errors import CheckpointError, SettingsError
@@ -92,6 +94,21 @@ def _as_it_was(settings: TrainingSettings, world: int, clips: int) -> int:
     return int(batch) // world
 
 
+@contextmanager
+def hold_run_folder(folder: Path) -> Iterator[None]:
+    """Holds the folder of a run, new or not: two trainings that write to one would spoil both.
+
+    Raises:
+        CheckpointError: another training writes there, or the folder cannot be written.
+    """
+    told = f"{folder}: another training writes to it; wait for it, end it, or choose another --out"
+    with ExitStack() as held:
+        with explain_full_disk(folder, CheckpointError):
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(only_writer(folder, CheckpointError(told)))
+        yield
+
+
 def start_run_folder(folder: Path, settings: TrainingSettings) -> None:
     """Makes the folder of a new run, without what an overwritten one left there.
 
@@ -100,6 +117,7 @@ def start_run_folder(folder: Path, settings: TrainingSettings) -> None:
     """
     with explain_full_disk(folder, CheckpointError):
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         (folder / "latest").unlink(missing_ok=True)
         for name in ("checkpoints", "tensorboard"):
             shutil.rmtree(folder / name, ignore_errors=True)

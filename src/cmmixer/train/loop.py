@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +28,13 @@ from cmmixer.data.skips import SkipReport
 from cmmixer.models.layers import speed_up
 from cmmixer.progress import Progress
 from cmmixer.train.chance import Chance, chance_of_step
-from cmmixer.train.continuing import clips_per_process, goes_on, refuse_other_settings, start_run_folder
+from cmmixer.train.continuing import (
+    clips_per_process,
+    goes_on,
+    hold_run_folder,
+    refuse_other_settings,
+    start_run_folder,
+)
 from cmmixer.train.guard import Attempt, StepGuard
 from cmmixer.train.log import Log
 from cmmixer.train.optim import adamw, clip_gradients, load_state_tensors, state_tensors
@@ -106,6 +113,12 @@ class _Fit:
         self.guard: StepGuard
 
     def run(self) -> Path:
+        with ExitStack() as held:
+            if self.fabric.is_global_zero:
+                held.enter_context(hold_run_folder(self.run_folder))
+            return self._run()
+
+    def _run(self) -> Path:
         state = self._resume()
         settings = self.settings
         speed_up(self.task.network, compiled=settings.compile, recompute=settings.grad_checkpointing)
@@ -140,7 +153,8 @@ class _Fit:
         tensors, where = checkpoint.load_training(self.run_folder)
         self.step = self.saved_step = where["step"]
         if self.fabric.is_global_zero:
-            remove_leftovers(self.run_folder / "checkpoints")
+            for folder in (self.run_folder, self.run_folder / "checkpoints"):
+                remove_leftovers(folder)
             self.log.cut(self.step)
         self.fabric.barrier()
         return tensors

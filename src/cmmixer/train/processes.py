@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from cmmixer.config.training import TrainingSettings
-from cmmixer.errors import LostProcessError, SettingsError
+from cmmixer.encoders import device_named
+from cmmixer.errors import LostProcessError
 from cmmixer.train.slices import shard
 
 # What gloo, NCCL and torch's store say when a process at the other end is gone, and nothing else says.
@@ -40,11 +40,8 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         LostProcessError: the processes do not find one another.
     """
     world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device: got cuda, but torch finds no CUDA device here; use --device cpu or auto")
     fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
+        accelerator=device_named(settings.device).type,
         devices=local,
         num_nodes=world // local,
         strategy=_strategy(settings.strategy, world) if world > 1 else "auto",
