@@ -18,13 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
+from cmmixer.atomic import only_writer
 from cmmixer.config import PrepareSettings
 from cmmixer.config.commands import DataSettings
 from cmmixer.data import slots as slots_module
 from cmmixer.data.batches import ClipBatches, collate, epoch_order
 from cmmixer.data.dataset import StoreClips, open_clips
 from cmmixer.data.film_rows import decode_jpeg, encode_jpeg
-from cmmixer.data.prepare import _locked, prepare
+from cmmixer.data.prepare import prepare
 from cmmixer.data.slots import Filled, Slots
 from cmmixer.data.store import ClipStore
 from cmmixer.errors import SettingsError, StoreError
@@ -179,7 +180,7 @@ class TestFaults:
 
     def test_a_store_that_is_being_written_is_not_one_that_was_stopped(self, films: Path, tmp_path: Path) -> None:
         prepare(settings(films / "a", tmp_path / "store"))
-        with _locked(tmp_path / "store"):
+        with only_writer(tmp_path / "store", StoreError("busy")):
             assert len(opened(tmp_path / "store")) == 12  # whole, whatever is being added
             card = tmp_path / "store/store.json"
             card.write_text(card.read_text().replace('"complete": true', '"complete": false'))
