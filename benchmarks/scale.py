@@ -196,12 +196,12 @@ def main() -> None:
 
 def stored() -> tuple[Figures, Figures, Figures, Figures | None]:
     """Figures of data, of the step of `base`, of search, and of embedding where they are there."""
-    embed = RESULTS / "embed.json"
+    embed = _read("embed.json") if (RESULTS / "embed.json").exists() else {}
     return (
         _read("data.json"),
         _read("step.json")["base-bf16-mixed"],
         _read("search.json"),
-        _read("embed.json") if embed.exists() else None,
+        embed.get("base", embed.get("nano")),
     )
 
 

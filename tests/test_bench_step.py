@@ -54,6 +54,6 @@ def _teraflop(*, heads: int, embedded: int) -> float:
 
 def test_what_is_not_there_is_told() -> None:
     with pytest.raises(
-        SettingsError, match=r"--what: got 'stop', expected one of data, search, step; did you mean 'step'\?"
+        SettingsError, match=r"--what: got 'stop', expected one of data, embed, search, step; did you mean 'step'\?"
     ):
         BenchSettings(what="stop")

@@ -121,13 +121,12 @@ def test_what_was_measured_is_taken_from_the_right_places() -> None:
 
 def test_embedding_gets_its_line_once_it_is_measured() -> None:
     embed = {
-        "preset": "base",
-        "parts": {"end to end": {"films_per_second": 2.0}},
-        "decode_share": 0.25,
-        "share_of_floor": 0.8,
+        "base": {"parts": {"end to end": {"films_per_second": 2.0}}, "decode_share": 0.25, "share_of_floor": 0.8},
+        "stored": {},
     }
     bench = next(bench for bench in BENCHES if bench.name == "embed")
     assert [row.line() for row in bench.rows(embed)] == [
+        "| embedding films, nano | not measured |  |  |  |",
         "| embedding films, base; 25% of the processor's time is decoding | 2.00 films/s | 2.50 films/s | 80% | "
         "decoding alone, the model alone, or the cores they share: what is slowest |"
     ]
@@ -146,7 +145,7 @@ def test_a_run_measures_what_takes_minutes_and_writes_every_table(
     benches = tuple(Bench(name, run, minutes, rows) for name, (minutes, run) in names.items())
     monkeypatch.setattr(figures, "BENCHES", benches)
     written = []
-    for module in (figures.steps, figures.search_scale, scale):
+    for module in (figures.steps, figures.embedding, figures.search_scale, scale):
         monkeypatch.setattr(module, "main", lambda *arguments, name=module.__name__: written.append(name))
     (tmp_path / "README.md").write_text(f"before\n{figures.BEGIN}\nold\n{figures.END}\nafter\n")
     figures.main([])

@@ -23,6 +23,7 @@ from cmmixer.progress import NoProgress, Progress
 # `module:function`; each takes the settings and a progress, and returns figures and the rows of a table.
 _SUBJECTS = {
     "data": "cmmixer.benching.data:bench_data",
+    "embed": "cmmixer.benching.embed:bench_embed",
     "search": "cmmixer.benching.search:bench_search",
     "step": "cmmixer.benching.step:bench_step",
 }

@@ -1,4 +1,4 @@
-"""Settings of `cmmixer bench data`."""
+"""Settings of `cmmixer bench data` and `bench embed`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from cmmixer.config.check import at_least, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataBenchSettings:
-    """Feeding training, and preparing clips.
+class FilmBenchSettings:
+    """Feeding training, preparing clips, embedding films.
 
     Attributes:
         films: folder of films, or a list of them; default: some are made, which takes a while
