@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -84,7 +85,9 @@ class Bench:
 
     def measure(self) -> None:
         """Runs it; its result is written by the command."""
-        words = [word.format(python=sys.executable, result=self.result) for word in shlex.split(self.run)]
+        # Relative, since the command stands in the result.
+        result = os.path.relpath(self.result, ROOT)
+        words = [word.format(python=sys.executable, result=result) for word in shlex.split(self.run)]
         subprocess.run(words, check=True, cwd=ROOT, stdout=sys.stderr)
 
 

@@ -179,7 +179,7 @@ def _measure(bench: Bench) -> None:
 
 def test_a_benchmark_is_a_command_that_writes_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "RESULTS", tmp_path)
-    code = "import sys; open(sys.argv[1], 'w').write('{}')"
+    code = "import sys; open(sys.argv[1], 'w').write('{{}}')"
     Bench("one", f'{{python}} -c "{code}" {{result}}', 1, lambda its: iter(())).measure()
     assert (tmp_path / "one.json").read_text() == "{}"
     with pytest.raises(SystemExit):
