@@ -217,7 +217,7 @@ def table(figures: dict[str, Figures]) -> str:
     lines += [
         "",
         f"Measured on {told}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, beside other work (load average {min(loads):.0f} to {max(loads):.0f}): core-ms are "
-        "processor time, which other work takes nothing from; what is told by the clock is too slow by as much as it waited. `make bench` measures anew "
+        "processor time, which other work takes nothing from; FFmpeg's command is no floor but a yardstick, which opens a film anew for every picture; what is told by the clock is too slow by as much as it waited. `make bench` measures anew "
         "and writes this table from `benchmarks/results/`; [docs/scale.md](docs/scale.md) says what follows for a billion clips.",
     ]
     return "\n".join(lines)

@@ -50,6 +50,7 @@ MEASURED = Measured(
     step_teraflop=0.1,
     embed_core_seconds=None,
     row_bytes=1000.0,
+    quick_bytes=50.0,
     build_core_seconds=3.6e-4,
     query_core_seconds=6.4e-8,
     query_bytes=30.0,
@@ -62,7 +63,7 @@ MEASURED = Measured(
         ("`prepare`: core-hours", "36 core-ms", "10", "10,000"),
         # 36e6 core-seconds / (64 cores x 7 days)
         ("`prepare`: machines for it", "", "1", "1"),
-        ("clip store", "1 MB", "1 TB", "1 PB"),
+        ("clip store: bytes", "1 MB", "1 TB", "1 PB"),
         ("pre-training, all visits: EFLOP", "100 GFLOP a visit", "1", "1,000"),
         # 10 visits x 0.1 TFLOP / (1000 x 0.5 TFLOP/s) = 2 ms a clip
         ("pre-training: GPU-hours, assumed", "0.20 GPU-ms a visit", "0.56", "560"),
@@ -71,12 +72,13 @@ MEASURED = Measured(
         ("feeding each of those GPUs: bytes a second", "1 MB", "5 GB", "5 GB"),
         ("pre-training on processors instead: core-hours", "0.80 core-s a visit", "2,200", "2,200,000"),
         ("`embed`: core-hours", "", "not measured", "not measured"),
-        ("index", "1 kB", "1 GB", "1 TB"),
+        ("index: of these, what wants memory", "50 B", "50 MB", "50 GB"),
+        ("index: bytes", "1 kB", "1 GB", "1 TB"),
         ("index: parts", "", "1", "1,000"),
         ("index: core-hours to build", "360 core-µs", "0.1", "100"),
         ("a query of all parts: core-seconds", "64 core-ns", "0.064", "64"),
         ("a query of all parts: bytes read", "30 B", "30 MB", "30 GB"),
-        ("machines that answer it within a second", "", "1", "1"),
+        ("machines that compute it within a second", "", "1", "1"),
     ],
 )
 def test_the_arithmetic_by_hand(what: str, one: str, million: str, billion: str) -> None:
@@ -96,7 +98,7 @@ def test_what_was_measured_is_taken_from_the_right_places() -> None:
     step = {"steps": {"network and its inputs": {"processor_seconds": 3.0, "teraflop": 0.4}}, "batch_size": 2}
     search = {
         "rows": 1000,
-        "plan": {"kind": "ivf_rq"},
+        "plan": {"kind": "ivf_rq", "bytes_per_row": 4.0},
         "machine": {"cores": 2},
         "floors": {"bytes_per_second": 5e9},
         "engines": [
@@ -112,6 +114,7 @@ def test_what_was_measured_is_taken_from_the_right_places() -> None:
         step_teraflop=0.2,
         embed_core_seconds=0.3,
         row_bytes=9.0,
+        quick_bytes=4.0,
         build_core_seconds=0.06,
         query_core_seconds=pytest.approx(2e-5),
         query_bytes=pytest.approx(1e4),
