@@ -10,6 +10,8 @@ import pytest
 from benchmarks import figures, scale
 from benchmarks.figures import BENCHES, README, Bench, Row, stored, table, with_table
 from benchmarks.scale import DOCUMENT, Assumed, Measured, section, with_section
+from cmmixer.cli.commands import COMMANDS
+from cmmixer.cli.parser import parse
 
 
 def test_the_readme_s_table_is_made_from_the_stored_results() -> None:
@@ -34,6 +36,14 @@ def test_every_figure_stands_beside_a_floor_that_it_does_not_beat() -> None:
                 assert row.of
                 # FFmpeg's command is a yardstick, which may be beaten.
                 assert 0 < row.share <= 1.02 or "FFmpeg" in row.of
+
+
+@pytest.mark.parametrize("bench", [bench for bench in BENCHES if bench.is_known and " bench " in bench.run])
+def test_what_make_bench_runs_are_commands_that_write_where_the_tables_look(bench: Bench) -> None:
+    words = bench.run.split()
+    assert words[:4] == ["{python}", "-m", "cmmixer", "bench"]
+    settings, _ = parse(COMMANDS["bench"], [word.format(result="x.json") for word in words[4:]])
+    assert (settings.what, settings.out) == (bench.name, "x.json")
 
 
 def test_a_gpu_is_not_measured_here_and_the_table_says_so() -> None:

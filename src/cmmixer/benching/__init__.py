@@ -1,4 +1,6 @@
-"""`cmmixer bench`: `run` the command; `search` (with `engines`, `floors` and the made library of `vectors`) and `step`."""
+"""`cmmixer bench`: `run` the command; `data` (with its `ceiling`, FFmpeg beside `preparing`, and `processor` time), `search` (with
+`engines`, `floors` and the made library of `vectors`) and `step`.
+"""
 
 from cmmixer.benching.run import BenchReport, bench
 
