@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -84,7 +85,9 @@ class Bench:
 
     def measure(self) -> None:
         """Runs it; its result is written by the command."""
-        words = [word.format(python=sys.executable, result=self.result) for word in shlex.split(self.run)]
+        # Relative, since the command stands in the result.
+        result = os.path.relpath(self.result, ROOT)
+        words = [word.format(python=sys.executable, result=result) for word in shlex.split(self.run)]
         subprocess.run(words, check=True, cwd=ROOT, stdout=sys.stderr)
 
 
@@ -219,7 +222,7 @@ def table(figures: dict[str, Figures]) -> str:
     lines += [
         "",
         f"Measured on {told}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, beside other work (load average {min(loads):.0f} to {max(loads):.0f}): core-ms are "
-        "processor time, which other work takes nothing from; what is told by the clock is too slow by as much as it waited. `make bench` measures anew "
+        "processor time, which other work takes nothing from; FFmpeg's command is no floor but a yardstick, which opens a film anew for every picture; what is told by the clock is too slow by as much as it waited. `make bench` measures anew "
         "and writes this table from `benchmarks/results/`; [docs/scale.md](docs/scale.md) says what follows for a billion clips.",
     ]
     return "\n".join(lines)

@@ -56,6 +56,7 @@ class Measured:
         step_teraflop: arithmetic of it.
         embed_core_seconds: of a moment, from film to vectors; None where it was not measured.
         row_bytes: of a moment in the index.
+        quick_bytes: those of them that every query looks through, which want to be in memory.
         build_core_seconds: of a moment's share in building the index.
         query_core_seconds: of a query, per moment of the library.
         query_bytes: read by a query, per moment of the library.
@@ -68,6 +69,7 @@ class Measured:
     step_teraflop: float
     embed_core_seconds: float | None
     row_bytes: float
+    quick_bytes: float
     build_core_seconds: float
     query_core_seconds: float
     query_bytes: float
@@ -90,6 +92,7 @@ class Measured:
             step_teraflop=ours["teraflop"] / step["batch_size"],
             embed_core_seconds=embedded,
             row_bytes=engine["bytes_per_row"],
+            quick_bytes=search["plan"]["bytes_per_row"],
             build_core_seconds=60 * engine["build_minutes"] * search["machine"]["cores"] / rows,
             query_core_seconds=engine["p50_ms"] / 1000 * search["machine"]["cores"] / rows,
             query_bytes=engine["floor_ms"] / 1000 * search["floors"]["bytes_per_second"] / rows,
@@ -122,7 +125,7 @@ LINES = (
         lambda m, a, n: _count(n * m.prepare_core_seconds / HOUR_SECONDS),
     ),
     Line("`prepare`: machines for it", _nothing, lambda m, a, n: _machines(n * m.prepare_core_seconds, a)),
-    Line("clip store", lambda m, a: _bytes(m.store_bytes), lambda m, a, n: _bytes(n * m.store_bytes)),
+    Line("clip store: bytes", lambda m, a: _bytes(m.store_bytes), lambda m, a, n: _bytes(n * m.store_bytes)),
     Line(
         "pre-training, all visits: EFLOP",
         lambda m, a: f"{1000 * m.step_teraflop:.0f} GFLOP a visit",
@@ -163,7 +166,12 @@ LINES = (
         _nothing,
         lambda m, a, n: _or_not(m.embed_core_seconds, lambda seconds: _machines(n * seconds, a)),
     ),
-    Line("index", lambda m, a: _bytes(m.row_bytes), lambda m, a, n: _bytes(n * m.row_bytes)),
+    Line("index: bytes", lambda m, a: _bytes(m.row_bytes), lambda m, a, n: _bytes(n * m.row_bytes)),
+    Line(
+        "index: of these, what wants memory",
+        lambda m, a: _bytes(m.quick_bytes),
+        lambda m, a, n: _bytes(n * m.quick_bytes),
+    ),
     Line("index: parts", _nothing, lambda m, a, n: _count(n / a.part_rows)),
     Line(
         "index: core-hours to build",
@@ -181,7 +189,7 @@ LINES = (
         lambda m, a, n: _bytes(n * m.query_bytes),
     ),
     Line(
-        "machines that answer it within a second",
+        "machines that compute it within a second",
         _nothing,
         lambda m, a, n: _count(_upwards(n * m.query_core_seconds / a.machine_cores)),
     ),
@@ -253,7 +261,7 @@ def section(data: Figures, step: Figures, search: Figures, embed: Figures | None
         f"not a measurement; every clip is visited {assumed.epochs} times;",
         f"- the index is kept in parts of {assumed.part_rows:,} moments, as large as the one that was measured, each built and asked by itself, so that building and asking grow as the library does; "
         "a query that can be narrowed to some parts (a source, a year) costs only those;",
-        "- storage and network keep up: the bytes a second that each GPU reads stand in the table, and so do those of a query.",
+        "- storage and network keep up: the bytes a second that each GPU reads stand in the table, and so do those of a query; full vectors, of which a query reads a hundred a part, lie on fast disks.",
         "",
         f"One machine of {assumed.machine_cores} cores prepares {_count(assumed.machine_cores * DAY_SECONDS / measured.prepare_core_seconds)} clips a day. What does not fit one machine is divided by films: "
         "every part of a manifest is prepared, embedded and indexed by itself.",

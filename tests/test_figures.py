@@ -10,6 +10,8 @@ import pytest
 from benchmarks import figures, scale
 from benchmarks.figures import BENCHES, README, Bench, Row, stored, table, with_table
 from benchmarks.scale import DOCUMENT, Assumed, Measured, section, with_section
+from cmmixer.cli.commands import COMMANDS
+from cmmixer.cli.parser import parse
 
 
 def test_the_readme_s_table_is_made_from_the_stored_results() -> None:
@@ -36,6 +38,14 @@ def test_every_figure_stands_beside_a_floor_that_it_does_not_beat() -> None:
                 assert 0 < row.share <= 1.02 or "FFmpeg" in row.of
 
 
+@pytest.mark.parametrize("bench", [bench for bench in BENCHES if bench.is_known and " bench " in bench.run])
+def test_what_make_bench_runs_are_commands_that_write_where_the_tables_look(bench: Bench) -> None:
+    words = bench.run.split()
+    assert words[:4] == ["{python}", "-m", "cmmixer", "bench"]
+    settings, _ = parse(COMMANDS["bench"], [word.format(result="x.json") for word in words[4:]])
+    assert (settings.what, settings.out) == (bench.name, "x.json")
+
+
 def test_a_gpu_is_not_measured_here_and_the_table_says_so() -> None:
     told = table(stored())
     for preset in ("tiny", "base", "large"):
@@ -50,6 +60,7 @@ MEASURED = Measured(
     step_teraflop=0.1,
     embed_core_seconds=None,
     row_bytes=1000.0,
+    quick_bytes=50.0,
     build_core_seconds=3.6e-4,
     query_core_seconds=6.4e-8,
     query_bytes=30.0,
@@ -62,7 +73,7 @@ MEASURED = Measured(
         ("`prepare`: core-hours", "36 core-ms", "10", "10,000"),
         # 36e6 core-seconds / (64 cores x 7 days)
         ("`prepare`: machines for it", "", "1", "1"),
-        ("clip store", "1 MB", "1 TB", "1 PB"),
+        ("clip store: bytes", "1 MB", "1 TB", "1 PB"),
         ("pre-training, all visits: EFLOP", "100 GFLOP a visit", "1", "1,000"),
         # 10 visits x 0.1 TFLOP / (1000 x 0.5 TFLOP/s) = 2 ms a clip
         ("pre-training: GPU-hours, assumed", "0.20 GPU-ms a visit", "0.56", "560"),
@@ -71,12 +82,13 @@ MEASURED = Measured(
         ("feeding each of those GPUs: bytes a second", "1 MB", "5 GB", "5 GB"),
         ("pre-training on processors instead: core-hours", "0.80 core-s a visit", "2,200", "2,200,000"),
         ("`embed`: core-hours", "", "not measured", "not measured"),
-        ("index", "1 kB", "1 GB", "1 TB"),
+        ("index: of these, what wants memory", "50 B", "50 MB", "50 GB"),
+        ("index: bytes", "1 kB", "1 GB", "1 TB"),
         ("index: parts", "", "1", "1,000"),
         ("index: core-hours to build", "360 core-µs", "0.1", "100"),
         ("a query of all parts: core-seconds", "64 core-ns", "0.064", "64"),
         ("a query of all parts: bytes read", "30 B", "30 MB", "30 GB"),
-        ("machines that answer it within a second", "", "1", "1"),
+        ("machines that compute it within a second", "", "1", "1"),
     ],
 )
 def test_the_arithmetic_by_hand(what: str, one: str, million: str, billion: str) -> None:
@@ -96,7 +108,7 @@ def test_what_was_measured_is_taken_from_the_right_places() -> None:
     step = {"steps": {"network and its inputs": {"processor_seconds": 3.0, "teraflop": 0.4}}, "batch_size": 2}
     search = {
         "rows": 1000,
-        "plan": {"kind": "ivf_rq"},
+        "plan": {"kind": "ivf_rq", "bytes_per_row": 4.0},
         "machine": {"cores": 2},
         "floors": {"bytes_per_second": 5e9},
         "engines": [
@@ -112,6 +124,7 @@ def test_what_was_measured_is_taken_from_the_right_places() -> None:
         step_teraflop=0.2,
         embed_core_seconds=0.3,
         row_bytes=9.0,
+        quick_bytes=4.0,
         build_core_seconds=0.06,
         query_core_seconds=pytest.approx(2e-5),
         query_bytes=pytest.approx(1e4),
@@ -178,7 +191,7 @@ def _measure(bench: Bench) -> None:
 
 def test_a_benchmark_is_a_command_that_writes_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "RESULTS", tmp_path)
-    code = "import sys; open(sys.argv[1], 'w').write('{}')"
+    code = "import sys; open(sys.argv[1], 'w').write('{{}}')"
     Bench("one", f'{{python}} -c "{code}" {{result}}', 1, lambda its: iter(())).measure()
     assert (tmp_path / "one.json").read_text() == "{}"
     with pytest.raises(SystemExit):

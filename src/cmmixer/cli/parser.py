@@ -29,6 +29,7 @@ GROUP_TITLES = {
     "TrainingSettings": "the loop",
     "MomentSettings": "moments",
     "OptimizeSettings": "many moments",
+    "DataBenchSettings": "bench data",
     "SearchBenchSettings": "bench search",
     "StepBenchSettings": "bench step",
 }

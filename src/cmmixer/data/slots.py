@@ -146,7 +146,7 @@ def _refuse_too_little(needed: int, told: str) -> None:
     free = there.f_bavail * there.f_frsize
     if needed > free:
         raise SettingsError(
-            f"{told}: the batches under way need {needed / 1e6:.0f} MB of shared memory, {_SHARED} has {free / 1e6:.0f} MB free; "
+            f"{told}: the batches under way need {needed / 1e6:.1f} MB of shared memory, {_SHARED} has {free / 1e6:.1f} MB free; "
             f"give fewer workers, a smaller --batch_size or a larger {_SHARED} (docker run --shm-size)"
         )
 
