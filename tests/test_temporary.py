@@ -31,7 +31,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_is_removed_with_all_that_is_in_it(place: Path) -> None:
     with temporary_folder("cmmixer-queries-") as folder:
-        assert folder.parent == place
+        assert folder.parent.parent == place
+        assert list(folder.iterdir()) == []
         (folder / "deep").mkdir()
         (folder / "deep" / "upload").touch()
     assert list(place.iterdir()) == []

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LOCK = ".lock"
+_LOCK, _CONTENT = ".lock", "content"
 
 
 @contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A new folder in the system's place for such, removed at the end.
+    """A new empty folder in the system's place for such, removed at the end.
 
     Folders of the same prefix and user that nobody holds any more, because kill -9 leaves no time to tidy up, are removed first.
 
     Args:
-        prefix: of its name.
+        prefix: of the name of the folder that it lies in, beside its lock.
     """
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         if _is_abandoned(left):
@@ -31,7 +31,8 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Under this name only once it is held: others take it for abandoned otherwise.
             (folder / f"{_LOCK}-new").rename(folder / _LOCK)
-            yield folder
+            (folder / _CONTENT).mkdir()
+            yield folder / _CONTENT
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

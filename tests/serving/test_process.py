@@ -208,7 +208,7 @@ def test_a_search_that_is_ended_leaves_no_copy_of_its_standard_input(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("cmmixer-query-*/standard input")):
+        while not list(tmp_path.glob("cmmixer-query-*/content/standard input")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)

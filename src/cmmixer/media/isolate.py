@@ -136,7 +136,7 @@ class IsolatedPool:
             if not self._started:
                 self._started = True
                 for member in self._members:
-                    member.start()
+                    member.thread.start()
             self._orders.put(_Order(function, item, seconds, future))
         return future
 
@@ -155,7 +155,7 @@ class IsolatedPool:
             for member in self._members:
                 member.give_up()
             for member in self._members:
-                member.join()
+                member.thread.join()
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class _DiedError(Exception):
         self.exit_code = exit_code
 
 
-class _Member(threading.Thread):
+class _Member:
     """One process of a pool, started when it is needed and again when it has died, and the thread that hands it work."""
 
     def __init__(
@@ -183,13 +183,13 @@ class _Member(threading.Thread):
         context: multiprocessing.context.BaseContext,
         memory_mb: int,
     ) -> None:
-        super().__init__(name="cmmixer-isolated", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="cmmixer-isolated", daemon=True)
         self._orders, self._context, self._memory_mb = orders, context, memory_mb
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._given_up = False
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Works off the queue until it holds None."""
         while (order := self._orders.get()) is not None:
             if order.future.set_running_or_notify_cancel():
@@ -221,8 +221,8 @@ class _Member(threading.Thread):
             return self._ask(order)
 
     def _ask(self, order: _Order) -> Any:
-        pipe = self._start()
         try:
+            pipe = self._ready_pipe()
             pipe.send((order.function, order.item))
             in_time = pipe.poll(order.seconds)
             result, fault = pipe.recv() if in_time else (None, TimeoutError())
@@ -234,24 +234,23 @@ class _Member(threading.Thread):
             raise fault
         return result
 
-    def _start(self) -> Connection:
+    def _ready_pipe(self) -> Connection:
+        """The pipe to the process, which is started if there is none."""
         if self._pipe is None:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=_work, args=(theirs, self._memory_mb), daemon=True)  # type: ignore[attr-defined]
-            with _STARTING:
+            # Afterwards only the process holds its end, so that its death shows at once.
+            with theirs, _STARTING:
                 if self._given_up:
                     raise _DiedError(None)
                 try:
                     process.start()
-                except (
-                    EOFError,
-                    OSError,
-                ) as lost:  # the server that forks them was killed; there is a new one next time
+                # The server that forks them was killed; there is a new one next time.
+                except (EOFError, OSError) as lost:
                     raise _DiedError(_FROM_OUTSIDE[-1]) from lost
-                self._process = process
-            # Only the process holds its end now, so that its death shows at once.
-            theirs.close()
-            self._pipe = ours
+                self._process, self._pipe = process, ours
+            # What it imports first is not the item's time.
+            ours.recv()
         return self._pipe
 
     def _end(self, *, kill: bool) -> int | None:
@@ -276,6 +275,7 @@ def _work(orders: Connection, memory_mb: int) -> None:
     if memory_mb:
         _limit_memory(memory_mb)
     with suppress(EOFError, ConnectionError):
+        orders.send("ready")
         while True:
             function, item = orders.recv()
             answer: tuple[Any, Exception | None]
