@@ -28,6 +28,9 @@ from cmmixer.models.retriever import Embedding
 from cmmixer.searching import search
 from tests import killed_indexing
 from tests.coloured_films import BLUE, GREEN, RED, ColourEncoder, film, sound, unit
+from tests.conftest import NANO
+from tests.end_to_end.processes import ENVIRONMENT, ROOT
+from tests.media.making import long_film
 
 
 @pytest.fixture(autouse=True)
@@ -447,3 +450,16 @@ class AnyLength(ColourEncoder):
     def _joined(self, parts: list[Embedding]) -> Embedding:
         frames_BTE = torch.cat([part.frames_BTE for part in parts], dim=1)
         return Embedding(torch.nn.functional.normalize(frames_BTE.mean(1), dim=-1), frames_BTE)
+
+
+def test_a_film_of_two_hours_takes_no_more_memory_than_one_of_ten_minutes(tmp_path: Path) -> None:
+    long_film(tmp_path / "short" / "a.mp4", 600)
+    long_film(tmp_path / "long" / "a.mp4", 7200)
+    command = [sys.executable, "-m", "tests.long_indexing", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=ENVIRONMENT)
+    told = json.loads(done.stdout.splitlines()[-1])
+    # Four seconds each, one after the other; the films' last picture lasts a second longer.
+    assert told["moments"] == [151, 1801]
+    # The pictures of the longer one, if they were all held, would take 89 MB.
+    assert 1801 * NANO.frames * 3 * NANO.height * NANO.width > 88e6
+    assert told["growth"] < 40e6

@@ -72,3 +72,17 @@ def write(
                 container.mux(sound.encode(frame))
             container.mux(sound.encode(None))
     return path
+
+
+def long_film(path: Path, seconds: int) -> Path:
+    """A small file that lasts long: a picture every minute, and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for place in range(seconds // 60 + 1):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            frame.pts = place * 60
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path

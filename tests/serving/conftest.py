@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 from starlette.testclient import TestClient
@@ -61,20 +59,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index that tests only read."""
     folder = tmp_path_factory.mktemp("served")
     return make_index(make_data(folder / "data"), folder / "library")
-
-
-def long_film(path: Path, seconds: int) -> Path:
-    """A small file that lasts long: a picture every minute, and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast", "threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        for place in range(seconds // 60 + 1):
-            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
-            frame.pts = place * 60
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 Served = Callable[..., TestClient]

@@ -16,13 +16,13 @@ from cmmixer.indexing import MomentIndex
 from cmmixer.serving import jobs as jobs_module
 from cmmixer.serving.client import Client, ServiceError
 from tests.coloured_films import BLUE, GREEN, RED, film
+from tests.media.making import long_film
 from tests.serving.conftest import (
     API,
     NASTY,
     Served,
     find,
     items,
-    long_film,
     make_data,
     make_index,
     names,

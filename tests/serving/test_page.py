@@ -207,6 +207,29 @@ def test_what_a_browser_does_not_play_is_converted(
         context.close()
 
 
+def test_of_a_long_film_the_stretch_that_matches_is_played(browser: Browser, tmp_path: Path) -> None:
+    sound(tmp_path / "data" / "blue.wav", [BLUE] * 4)
+    make_index(tmp_path / "data", tmp_path / "library")
+    settings = ServeSettings(index=str(tmp_path / "library"), workers=1, searches=1)
+    with running(Service(settings, ColourEncoder())) as address:
+        context = browser.new_context(viewport={"width": 1380, "height": 900})
+        page = context.new_page()
+        page.set_default_timeout(SECONDS_MS)
+        page.goto(address)
+        page.set_input_files("#pick", exotic_film(tmp_path / "day.avi", [RED] * 80 + [BLUE] * 6, "avi"))
+        page.locator(".hit").first.locator(".hit-play").click()
+        times = _in_sync(page)
+        # The version begins ten to twenty seconds before what matches, so second 81 of the film is second 11 of it.
+        assert 9.4 < times["picture"] < 17
+        expect(page.locator("#now")).to_contain_text("(a version for this browser, from 1:10.0)")
+        expect(page.locator("#clock")).to_have_text(re.compile(r"^1:2\d\.\d / 1:2\d\.\d$"))
+        assert float(page.locator("#seek").get_attribute("min") or 0) == 70.0
+        page.locator("#to-match").click()
+        expect(page.locator("#clock")).to_have_text(re.compile(r"^1:(19|2\d)"))
+        shot(page, "converted-stretch")
+        context.close()
+
+
 def test_levels_shift_and_loop(page: Page, cut: Path) -> None:
     page.set_input_files("#pick", cut)
     page.locator(".hit-play").first.click()

@@ -26,7 +26,8 @@ from cmmixer.serving.run import serve
 from tests.coloured_films import BLUE, CLIP, RED, film
 from tests.conftest import untrained_run
 from tests.end_to_end.processes import ENVIRONMENT, cmmixer
-from tests.serving.conftest import long_film, make_data
+from tests.media.making import long_film
+from tests.serving.conftest import make_data
 
 SMALL = ModelSettings(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=8)
 

@@ -14,7 +14,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.coloured_films import BLUE, RED, film, sound
-from tests.serving.conftest import API, Served, find, long_film, names, problem, upload
+from tests.media.making import long_film
+from tests.serving.conftest import API, Served, find, names, problem, upload
 
 
 def _answers(client: TestClient, tmp_path: Path) -> None:

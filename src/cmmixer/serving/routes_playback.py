@@ -36,7 +36,6 @@ _VERSIONS = {
 def router(service: Service) -> APIRouter:
     """The endpoints."""
     routes = APIRouter(tags=["playing"])
-    playbacks = service.playbacks
 
     def item_file(item: str, sense: str) -> Playable:
         entry = service.library.now().entry(item)
@@ -47,15 +46,15 @@ def router(service: Service) -> APIRouter:
         return Playable(str(found.path), found.id, found.name, found.info)
 
     def playback(file: Playable, place: str, sense: str, seconds: float, convert: bool) -> schema.Playback:
-        start = playbacks.start_of(file, sense, seconds, convert)
+        start = service.playbacks.start_of(file, sense, seconds, convert)
         if start is None:
             return schema.Playback(media=f"{PREFIX}/{place}/media?sense={sense}", starts_seconds=0.0, converted=False)
-        playbacks.version(file, sense, start)
+        service.playbacks.version(file, sense, start)
         media = f"{PREFIX}/{place}/version?sense={sense}&start_seconds={start:g}"
         return schema.Playback(media=media, starts_seconds=start, converted=True)
 
     def version(file: Playable, sense: str, start: float) -> Response:
-        path = str(playbacks.version(file, sense, start))
+        path = str(service.playbacks.version(file, sense, start))
         return file_response(path, path)
 
     async def apart(work: Callable[..., Answer], *arguments: object) -> Answer:
