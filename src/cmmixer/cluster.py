@@ -196,9 +196,14 @@ def _knock(address: str) -> None:
     """
     if address in ("auto", "local"):
         return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise SettingsError(
+            f"--ray_address: got {address}, expected HOST:PORT or auto: Ray Data does not work through Ray's client; run the "
+            "command on a machine of the cluster, or through `ray job submit`"
+        )
     if not colon or not port.isdigit():
-        raise SettingsError(f"--ray_address: got {address!r}, expected HOST:PORT, ray://HOST:PORT or auto")
+        raise SettingsError(f"--ray_address: got {address!r}, expected HOST:PORT or auto")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as fault:
