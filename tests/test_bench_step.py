@@ -53,5 +53,7 @@ def _teraflop(*, heads: int, embedded: int) -> float:
 
 
 def test_what_is_not_there_is_told() -> None:
-    with pytest.raises(SettingsError, match=r"--what: got 'stop', expected one of search, step; did you mean 'step'\?"):
+    with pytest.raises(
+        SettingsError, match=r"--what: got 'stop', expected one of embed, search, step; did you mean 'step'\?"
+    ):
         BenchSettings(what="stop")

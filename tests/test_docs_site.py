@@ -222,7 +222,7 @@ def test_python_of_the_guides_runs(name: str, tmp_path: Path, monkeypatch: pytes
         save_gallery(freeze(["b.mp4#0.000-4.000", "ä.mp4#0.000-4.000"]), "runs/quickstart/gallery.json")
     blocks = _blocks(name, "python")
     ran = [block for block in blocks if "serving.client" not in block]  # tests/serving has the client
-    assert len(ran) == {"for-engineers": 5, "formats": 1}[name]
+    assert len(ran) == {"for-engineers": 6, "formats": 1}[name]
     found: dict[str, object] = {}
     for block in ran:
         exec(compile(block, f"{name}.md", "exec"), found)
@@ -230,6 +230,8 @@ def test_python_of_the_guides_runs(name: str, tmp_path: Path, monkeypatch: pytes
         assert found["cosines"].shape == (2, 2)  # type: ignore[attr-defined]
         assert len(found["result"].hits) == 3  # type: ignore[attr-defined]
         assert found["table"].num_rows == 5  # type: ignore[attr-defined]
+        assert found["vectors"].schema.names == ["path", "audio"]  # type: ignore[attr-defined]
+        assert found["rows"] == 5
         _check_levels(found)
 
 

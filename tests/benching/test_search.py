@@ -82,7 +82,9 @@ def test_small_run(tmp_path: Path) -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(SettingsError, match="--what: got 'serch', expected one of search, step; did you mean 'search'"):
+    with pytest.raises(
+        SettingsError, match="--what: got 'serch', expected one of embed, search, step; did you mean 'search'"
+    ):
         BenchSettings(what="serch")
     with pytest.raises(SettingsError, match="--rows: got 10, expected 1000 or more"):
         BenchSettings(what="search", rows=10)

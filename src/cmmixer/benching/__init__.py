@@ -1,4 +1,6 @@
-"""`cmmixer bench`: `run` the command; `search` (with `engines`, `floors` and the made library of `vectors`) and `step`."""
+"""`cmmixer bench`: `run` the command; `embed` (with `runtimes`), `search` (with `engines`, `floors`
+and the made library of `vectors`) and `step`.
+"""
 
 from cmmixer.benching.run import BenchReport, bench
 

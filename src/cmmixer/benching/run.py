@@ -21,7 +21,11 @@ from cmmixer.evaluation.machine import machine
 from cmmixer.progress import NoProgress, Progress
 
 # `module:function`; each takes the settings and a progress, and returns figures and the rows of a table.
-_SUBJECTS = {"search": "cmmixer.benching.search:bench_search", "step": "cmmixer.benching.step:bench_step"}
+_SUBJECTS = {
+    "embed": "cmmixer.benching.embed:bench_embed",
+    "search": "cmmixer.benching.search:bench_search",
+    "step": "cmmixer.benching.step:bench_step",
+}
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ COMMANDS = {
             "bench",
             config.BenchSettings,
             "cmmixer.benching:bench",
-            "cmmixer bench search --rows 1000000 --dim 256\n  cmmixer bench step --preset base --precision bf16-mixed --compile",
+            "cmmixer bench search --rows 1000000 --dim 256\n  cmmixer bench step --preset base --precision bf16-mixed --compile\n"
+            "  cmmixer bench embed --preset nano --batch_size 32 --rounds 5",
             extra="bench",
         ),
         Command(

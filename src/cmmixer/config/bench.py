@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cmmixer.config.bench_embed import EmbedBenchSettings
 from cmmixer.config.check import at_least, one_of, within
 from cmmixer.config.optimize import INDEX_KINDS
 from cmmixer.config.presets import PRESETS
 from cmmixer.config.training import DEVICES, PRECISIONS
 
-SUBJECTS = ("search", "step")
+SUBJECTS = ("embed", "search", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +50,11 @@ class StepBenchSettings:
 
     Attributes:
         preset: size of the network and of a clip
-        batch_size: clips of a step
-        rounds: steps of each kind, in turn
+        batch_size: clips of a step; of embed, moments of a batch
+        rounds: turns of each kind
         mask_ratio: part of the tokens the encoder does not see
         precision: 32-true or bf16-mixed, of both networks
-        compile: our transformer blocks are compiled by torch
+        compile: our transformer blocks are compiled by torch; of embed, that is measured too
         grad_checkpointing: ours computes activations again in the backward pass
         device: auto, cpu or cuda
     """
@@ -77,11 +78,11 @@ class StepBenchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSettings(SearchBenchSettings, StepBenchSettings):
-    """Measure how fast this machine does it, beside the floor and beside others: search or step.
+class BenchSettings(SearchBenchSettings, StepBenchSettings, EmbedBenchSettings):
+    """Measure how fast this machine does it, beside the floor and beside others: embed, search or step.
 
     Attributes:
-        what: what to measure: search or step
+        what: what to measure: embed, search or step
         seed: of everything drawn at random
         out: write the figures to this JSON file
     """
@@ -95,3 +96,4 @@ class BenchSettings(SearchBenchSettings, StepBenchSettings):
         at_least("seed", self.seed, 0)
         SearchBenchSettings.__post_init__(self)
         StepBenchSettings.__post_init__(self)
+        EmbedBenchSettings.__post_init__(self)

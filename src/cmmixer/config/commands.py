@@ -12,7 +12,7 @@ from cmmixer.config.cutting import CuttingSettings
 from cmmixer.config.mixer import MixerSettings
 from cmmixer.config.optimize import OptimizeSettings
 from cmmixer.config.presets import PRESETS
-from cmmixer.config.training import DEVICES, TrainingSettings
+from cmmixer.config.training import DEVICES, PRECISIONS, TrainingSettings
 from cmmixer.config.vectors import VECTOR_BYTES
 from cmmixer.errors import SettingsError
 from cmmixer.storage.place import FILMS_ELSEWHERE, INDEX_ELSEWHERE, RUN_ELSEWHERE, refuse_remote
@@ -254,12 +254,14 @@ class MomentSettings(CuttingSettings):
         workers: decoder processes; 0 takes every core
         file_seconds: longest time spent on one file; then it is skipped and listed
         device: auto, cpu or cuda
+        precision: 32-true or bf16-mixed, of the model's arithmetic
     """
 
     batch_size: int = 32
     workers: int = 0
     file_seconds: float = 60.0
     device: str = "auto"
+    precision: str = "32-true"
 
     def __post_init__(self) -> None:
         CuttingSettings.__post_init__(self)
@@ -267,6 +269,7 @@ class MomentSettings(CuttingSettings):
         at_least("workers", self.workers, 0)
         within("file_seconds", self.file_seconds, 0.0, float("inf"), open_low=True)
         one_of("device", self.device, DEVICES)
+        one_of("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

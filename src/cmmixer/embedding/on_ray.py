@@ -28,7 +28,7 @@ class PartEmbedder:
         place: the folder of vectors.
         card: of that folder.
         model: as `load_encoder` takes it.
-        device: auto, cpu or cuda.
+        device, precision: as `load_encoder` takes them.
         batch_size, workers, file_seconds: as `embed_moments` takes them.
     """
 
@@ -36,6 +36,7 @@ class PartEmbedder:
     card: VectorsCard
     model: str
     device: str
+    precision: str
     batch_size: int
     workers: int
     file_seconds: float
@@ -46,7 +47,7 @@ class PartEmbedder:
         Raises:
             CheckpointError: it is not there, or another one than the caller's.
         """
-        encoder = load_encoder(self.model, self.device)
+        encoder = load_encoder(self.model, self.device, self.precision)
         if encoder.id != self.card.model_id:
             raise CheckpointError(
                 f"{self.model}: is model {encoder.id[:16]} on {os.uname().nodename}, {self.card.model_id[:16]} here; "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmmixer.embedding.films import embed_moments, file_entry
-from cmmixer.encoders import Encoder, ModelEncoder, device_named, hub, load_encoder
+from cmmixer.encoders import Encoder, ModelEncoder, hub, load_encoder
 from cmmixer.errors import SettingsError
 
 
@@ -102,4 +102,4 @@ def from_pretrained(
         SettingsError: huggingface_hub or the device is not there.
     """
     folder = hub.from_pretrained(name, revision=revision, token=token)
-    return LoadedRun(ModelEncoder.load(folder, device_named(device)))
+    return LoadedRun(load_encoder(folder, device))

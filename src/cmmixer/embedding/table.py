@@ -82,7 +82,8 @@ def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder:
     listing = read_layout(settings.data)
     with explain_full_disk(settings.out, InputError), connected(pick(ClusterSettings, settings)) as cluster:
         # Actors have the GPUs; here the model only says who it is.
-        encoder = encoder or load_encoder(settings.model, settings.device if cluster is None else "cpu")
+        device = settings.device if cluster is None else "cpu"
+        encoder = encoder or load_encoder(settings.model, device, settings.precision)
         progress.start(len(listing.entries), "embedding films")
         into = _into_parquet if settings.out.endswith(PARQUET) else _into_folder
         return into(settings, listing, encoder, cluster, progress)
@@ -146,6 +147,7 @@ def _on_cluster(
         card=card,
         model=os.path.abspath(model) if os.path.exists(model) else model,
         device=settings.device if settings.ray_gpus else "cpu",
+        precision=settings.precision,
         batch_size=settings.batch_size,
         workers=settings.workers or settings.ray_cpus,
         file_seconds=settings.file_seconds,

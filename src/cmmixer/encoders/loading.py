@@ -7,17 +7,19 @@ from pathlib import Path
 import torch
 
 from cmmixer.encoders.interface import Encoder
+from cmmixer.encoders.mixed import MixedEncoder
 from cmmixer.encoders.ours import ModelEncoder
-from cmmixer.encoders.plugins import load_plugin, split_name
+from cmmixer.encoders.plugins import CheckedEncoder, load_plugin, split_name
 from cmmixer.errors import SettingsError
 
 
-def load_encoder(model: str | Path, device: str = "auto") -> Encoder:
+def load_encoder(model: str | Path, device: str = "auto", precision: str = "32-true") -> Encoder:
     """The encoder of a finetune run or checkpoint, or one that another package brings.
 
     Args:
         model: a folder, or `NAME:ARGUMENT`; a folder of that name wins.
         device: auto, cpu or cuda.
+        precision: 32-true, or bf16-mixed: matrix products in bfloat16.
 
     Raises:
         CheckpointError: a run that is missing, damaged, or not a retriever.
@@ -25,9 +27,17 @@ def load_encoder(model: str | Path, device: str = "auto") -> Encoder:
     """
     where = device_named(device)
     named = split_name(str(model))
+    encoder: Encoder
     if named is not None and not Path(model).exists():
-        return load_plugin(*named, where)
-    return ModelEncoder.load(model, where)
+        encoder = load_plugin(*named, where)
+    else:
+        encoder = ModelEncoder.load(model, where)
+    if precision == "bf16-mixed":
+        return MixedEncoder(encoder, where)
+    ours = encoder.encoder if isinstance(encoder, CheckedEncoder) else encoder
+    if isinstance(ours, ModelEncoder):
+        ours.pack()
+    return encoder
 
 
 def device_named(name: str) -> torch.device:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cmmixer.checkpoint import load_card, load_retriever, resolve
 from cmmixer.config import ClipSettings
+from cmmixer.models.packed import PackedLinear, can_pack, pack_linears
 from cmmixer.models.retriever import Embedding, Retriever
 
 
@@ -49,8 +50,13 @@ class ModelEncoder:
     @property
     def dim(self) -> int:
         project = self.model.heads["video"].get_submodule("project")
-        assert isinstance(project, nn.Linear)
+        assert isinstance(project, nn.Linear | PackedLinear)
         return project.out_features
+
+    def pack(self) -> None:
+        """On a processor the network's matrix products go to oneDNN from now on; it can only embed then."""
+        if self.device.type == "cpu" and can_pack():
+            pack_linears(self.model)
 
     def embed_video(self, pixels_BTCHW: Tensor) -> Embedding:
         with torch.inference_mode():

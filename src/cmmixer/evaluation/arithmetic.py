@@ -33,3 +33,10 @@ def counted(loss_of: Callable[[], Tensor]) -> tuple[Tensor, int]:
         loss = loss_of()
         loss.backward()  # type: ignore[no-untyped-call]
     return loss, counter.get_total_flops()
+
+
+def multiplications(work: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products of what it does, without a backward pass."""
+    with FlopCounterMode(display=False, custom_mapping=_KERNELS) as counter:
+        work()
+    return int(counter.get_total_flops())

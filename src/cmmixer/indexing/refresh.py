@@ -95,7 +95,7 @@ def index(settings: IndexSettings, progress: Progress | None = None, *, encoder:
         with MomentIndex.writing(settings.index) as library:
             return _optimized(_unchanged(library), library, settings, progress)
     listing = read_layout(settings.data)
-    encoder = encoder or load_encoder(settings.model, settings.device)
+    encoder = encoder or load_encoder(settings.model, settings.device, settings.precision)
     with MomentIndex.writing(settings.index, encoder, pick(CuttingSettings, settings)) as library:
         work = _Refresh(settings.data, settings, library, SkipReport(listing.ignored))
         progress.start(len(listing.entries), "looking for changes")
