@@ -27,6 +27,8 @@ from cmmixer.data.manifest import COLUMNS as MANIFEST_COLUMNS
 from cmmixer.data.store import SCHEMA as STORE_SCHEMA
 from cmmixer.data.store import StoreCard
 from cmmixer.embedding import parquet_schema
+from cmmixer.embedding.folder import OWN_FILES as VECTOR_FILES
+from cmmixer.embedding.folder import VectorsCard
 from cmmixer.errors import MediaError
 from cmmixer.evaluation.metrics import retrieval_metrics
 from cmmixer.indexing.card import IndexCard
@@ -266,6 +268,7 @@ def test_formats_names_every_column_and_key_and_no_other() -> None:
         [name for name in with_frames if name not in plain],
         [name for name in scales if name not in with_frames],
     ]
+    assert _first_cells("Vectors as a folder")[0] == [*VECTOR_FILES[:3], *VECTOR_FILES[4:], VECTOR_FILES[3]]
     assert _first_cells("Index")[1:] == [FILES_SCHEMA.names, moments_schema(8, 4).names]
     assert _first_cells("Cut lists")[0] == list(CUT_COLUMNS)
     vectors_NE = np.eye(3)
@@ -276,6 +279,9 @@ def test_formats_names_every_column_and_key_and_no_other() -> None:
         told = re.search(rf"^`{file}`: (.*?)\. Columns of", text, re.MULTILINE | re.DOTALL)
         assert told is not None
         assert {field.name for field in dataclasses.fields(card)} <= set(re.findall(r"`(\w+)`", told[1]))
+    told = re.search(r"^`vectors\.json`: (.*?)\. `read_vectors`", text, re.MULTILINE | re.DOTALL)
+    assert told is not None
+    assert {field.name for field in dataclasses.fields(VectorsCard)} <= set(re.findall(r"`(\w+)`", told[1]))
     reasons = re.search(r"Reasons in all reports of skipped files: (.*)\.", text)
     assert reasons is not None
     assert re.findall(r"`([\w-]+)`", reasons[1]) == list(MediaError.REASONS)

@@ -10,6 +10,8 @@ import math
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ _PARTS_EACH = 4
 # A part that took so many actors with it will take the next one too.
 _TRIES = 4
 _CONNECT_SECONDS = 5.0
+_ASK_SECONDS = 30.0
 # Parts and answers are descriptions, kilobytes each; pictures and sound go to the tables directly.
 _OBJECT_STORE_BYTES = 150 << 20
 
@@ -166,7 +169,9 @@ def _connect(ray: Any, address: str | None) -> None:
     if address is None:
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
-        _knock(options["address"])
+        if address is not None:
+            _knock(address)
+            _ask(address)
         with warnings.catch_warnings():
             # Lance warns of a fork; those that Ray starts are other programs at once.
             warnings.filterwarnings("ignore", message="lance is not fork-safe")
@@ -174,8 +179,13 @@ def _connect(ray: Any, address: str | None) -> None:
     except SettingsError:
         raise
     except Exception as fault:  # Ray has no common error for this
-        where = "a Ray cluster cannot be started here" if address is None else f"{address}: no Ray cluster answers"
-        raise SettingsError(f"--ray_address: {where} ({_short(fault)}); start one with `ray start --head`") from fault
+        if address is not None:
+            raise _no_answer(address, _short(fault)) from fault
+        raise SettingsError(f"--engine ray: no Ray cluster can be started on this machine ({_short(fault)})") from fault
+
+
+def _no_answer(address: str, why: str) -> SettingsError:
+    return SettingsError(f"--ray_address: {address}: no Ray cluster answers ({why}); start one with `ray start --head`")
 
 
 def _knock(address: str) -> None:
@@ -186,15 +196,43 @@ def _knock(address: str) -> None:
     """
     if address in ("auto", "local"):
         return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise SettingsError(
+            f"--ray_address: got {address}, expected HOST:PORT or auto: Ray Data does not work through Ray's client; run the "
+            "command on a machine of the cluster, or through `ray job submit`"
+        )
     if not colon or not port.isdigit():
-        raise SettingsError(f"--ray_address: got {address!r}, expected HOST:PORT, ray://HOST:PORT or auto")
+        raise SettingsError(f"--ray_address: got {address!r}, expected HOST:PORT or auto")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as fault:
-        raise SettingsError(
-            f"--ray_address: {address}: no Ray cluster answers ({fault}); start one with `ray start --head`"
-        ) from fault
+        raise _no_answer(address, str(fault)) from fault
+
+
+def _ask(address: str) -> None:
+    """Connects in a process of its own first: towards a server that is not Ray's, or wants a token, Ray never gives up.
+
+    Raises:
+        SettingsError: it cannot connect; says why.
+    """
+    code = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False); print(len(ray.nodes()))"
+    line = [sys.executable, "-W", "ignore", "-c", code, address]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, errors="replace", timeout=_ASK_SECONDS, check=False)
+    except subprocess.TimeoutExpired as fault:
+        raise _no_answer(address, _reason(fault.stderr, f"nothing in {_ASK_SECONDS:g} s")) from fault
+    if done.returncode:
+        raise _no_answer(address, _reason(done.stderr, f"exit code {done.returncode}"))
+
+
+def _reason(complaints: str | bytes | None, otherwise: str) -> str:
+    """Why Ray could not connect: its last line, or what only its log knows."""
+    text = complaints.decode("utf-8", "replace") if isinstance(complaints, bytes) else complaints or ""
+    if "InvalidAuthToken" in text:
+        return "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or a file ~/.ray/auth_token"
+    lines = [line for line in text.splitlines() if "Error" in line]
+    return lines[-1][:160] if lines else otherwise
 
 
 def _quiet(ray: Any) -> None:

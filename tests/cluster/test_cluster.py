@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cmmixer import cluster as cluster_module
 from cmmixer.cluster import connected
 from cmmixer.config.cluster import ClusterSettings
 from cmmixer.errors import DataError, InternalError, SettingsError
@@ -78,10 +79,10 @@ def test_settings_that_do_not_go_together() -> None:
     [
         (NOWHERE.removeprefix("http://"), "--ray_address: 127.0.0.1:9: no Ray cluster answers ([Errno 111] Connection"),
         (
-            "ray://127.0.0.1:9",
-            "--ray_address: ray://127.0.0.1:9: no Ray cluster answers ([Errno 111] Connection refused",
+            "ray://127.0.0.1:10001",
+            "--ray_address: got ray://127.0.0.1:10001, expected HOST:PORT or auto: Ray Data does not",
         ),
-        ("head", "--ray_address: got 'head', expected HOST:PORT, ray://HOST:PORT or auto"),
+        ("head", "--ray_address: got 'head', expected HOST:PORT or auto"),
     ],
 )
 def test_a_cluster_that_does_not_answer_is_told_in_seconds_and_nothing_is_written(
@@ -95,6 +96,29 @@ def test_a_cluster_that_does_not_answer_is_told_in_seconds_and_nothing_is_writte
     assert (done.returncode, out.exists()) == (2, False)
     assert f"cmmixer: {told}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_not_ray_is_told_and_not_waited_for(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "_ASK_SECONDS", 8.0)
+    address = endpoint.removeprefix("http://")
+    with pytest.raises(SettingsError, match=rf"--ray_address: {address}: no Ray cluster answers \("):
+        cluster_module._connect(None, address)
+
+
+@pytest.mark.parametrize(
+    ("complaints", "reason"),
+    [
+        (
+            "W gcs_client.cc: Unauthenticated: RPC error: InvalidAuthToken: ...\n",
+            "it wants a token: set RAY_AUTH_MODE=token",
+        ),
+        ("Traceback\nRuntimeError: Version mismatch: ...\n", "RuntimeError: Version mismatch: ..."),
+        (b"", "nothing in 30 s"),
+        (None, "nothing in 30 s"),
+    ],
+)
+def test_why_ray_cannot_be_reached_is_one_line(complaints: str | bytes | None, reason: str) -> None:
+    assert cluster_module._reason(complaints, "nothing in 30 s").startswith(reason)
 
 
 def test_ray_does_not_phone_home_and_opens_no_page(ray_here: Any) -> None:

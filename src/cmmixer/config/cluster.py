@@ -16,7 +16,7 @@ class ClusterSettings:
 
     Attributes:
         engine: local, processes of this machine; ray, actors of a Ray cluster
-        ray_address: of the cluster, HOST:PORT, ray://HOST:PORT or auto; default: $RAY_ADDRESS, or one started here
+        ray_address: of the cluster this machine is in, HOST:PORT or auto; default: $RAY_ADDRESS, or one started here
         ray_actors: how many; 0: as many as the cluster has room for
         ray_cpus: processors of an actor
         ray_gpus: GPUs of an actor; half a GPU is 0.5

@@ -28,8 +28,7 @@ class PartEmbedder:
         place: the folder of vectors.
         card: of that folder.
         model: as `load_encoder` takes it.
-        device: auto, cpu or cuda.
-        precision: as `load_encoder` takes it.
+        device, precision: as `load_encoder` takes them.
         batch_size, workers, file_seconds: as `embed_moments` takes them.
     """
 

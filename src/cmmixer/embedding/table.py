@@ -82,9 +82,8 @@ def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder:
     listing = read_layout(settings.data)
     with explain_full_disk(settings.out, InputError), connected(pick(ClusterSettings, settings)) as cluster:
         # Actors have the GPUs; here the model only says who it is.
-        encoder = encoder or load_encoder(
-            settings.model, settings.device if cluster is None else "cpu", settings.precision
-        )
+        device = settings.device if cluster is None else "cpu"
+        encoder = encoder or load_encoder(settings.model, device, settings.precision)
         progress.start(len(listing.entries), "embedding films")
         into = _into_parquet if settings.out.endswith(PARQUET) else _into_folder
         return into(settings, listing, encoder, cluster, progress)
