@@ -94,11 +94,11 @@ def test_every_command_finds_its_function(name: str) -> None:
 
 def test_what_a_docstring_says_of_a_field_is_told_to_its_end() -> None:
     helps = field_helps(FinetuneSettings)
-    assert helps["sequence_weight"] == (
-        "part of the loss that contrasts frames in their order instead of whole clips, so that `--rerank sequence` has learnt what it "
-        "compares"
+    assert helps["frame_weight"] == (
+        "part of the loss that contrasts each frame with all sound windows of the batch, those of its own clip's other instants included, "
+        "instead of whole clips"
     )
-    assert helps["pair_mix_prob"].endswith("default: 1 with fewer than 500 clips, else 0")
+    assert helps["pair_mix_prob"].endswith("default: 1 with fewer than 500 clips and without `frame_weight`, else 0")
 
 
 @pytest.mark.parametrize(

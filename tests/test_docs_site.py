@@ -148,7 +148,8 @@ def test_flags_have_their_help_and_default_by_value(site: Path) -> None:
         "--data TEXT ¶ a folder of films, split/{video,audio}/ pairs, a Kinetics list, a CSV or JSONL manifest"
         in finetune
     )
-    assert "so that --rerank sequence has learnt what it compares. Default: 0.0." in finetune
+    assert "those of its own clip's other instants included, instead of whole clips. Default: 0.0." in finetune
+    assert "which --rerank sequence looks at" in finetune
 
 
 def test_every_public_name_stands_on_the_page_of_the_api(pages: dict[str, _Page]) -> None:
