@@ -141,7 +141,7 @@ def test_embedding_gets_its_line_once_it_is_measured() -> None:
     assert [row.line() for row in bench.rows(embed)] == [
         "| embedding films, nano | not measured |  |  |  |",
         "| embedding films, base; 25% of the processor's time is decoding | 2.00 films/s | 2.50 films/s | 80% | "
-        "decoding alone, the model alone, or the cores they share: what is slowest |"
+        "decoding alone, the model alone, or the cores they share: what is slowest |",
     ]
 
 
