@@ -11,7 +11,8 @@ import numpy as np
 from cmmixer.embedding import Moment
 from cmmixer.searching import Asking, asking_with, best_moments, senses, timeline
 from cmmixer.serving import schema
-from cmmixer.serving.library import Entry, Snapshot
+from cmmixer.serving.entry import Entry
+from cmmixer.serving.library import Snapshot
 from cmmixer.serving.problems import ProblemError
 from cmmixer.serving.queries import Queries
 from cmmixer.types import Span

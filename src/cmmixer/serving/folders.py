@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cmmixer.data.manifest import readable
 from cmmixer.serving import schema
-from cmmixer.serving.library import id_of
+from cmmixer.serving.entry import id_of
 from cmmixer.serving.problems import ProblemError
 
 _MOST_SHOWN = 1000

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Response
 
 from cmmixer.serving import schema
-from cmmixer.serving.library import Entry
+from cmmixer.serving.entry import Entry
 from cmmixer.serving.media import RESPONSES, THUMBNAIL_RESPONSES, file_response
 from cmmixer.serving.problems import responses
 from cmmixer.serving.service import Service

@@ -16,9 +16,10 @@ from cmmixer.media.previews import look
 from cmmixer.serving import schema
 from cmmixer.serving.cache import Cache
 from cmmixer.serving.conversion import convert
+from cmmixer.serving.entry import Entry
 from cmmixer.serving.folders import Folders
 from cmmixer.serving.jobs import Job, Jobs
-from cmmixer.serving.library import Entry, LiveLibrary, Snapshot
+from cmmixer.serving.library import LiveLibrary, Snapshot
 from cmmixer.serving.metrics import Metrics
 from cmmixer.serving.playback import Playbacks
 from cmmixer.serving.previews import Previews
