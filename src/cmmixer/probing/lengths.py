@@ -36,9 +36,10 @@ def check_lengths(
     if not short:
         return labelled
     first = min(short)
+    range_words = f"; all of them {min(short.values()):.2f} to {max(short.values()):.2f} s" if len(short) > 1 else ""
     told = (
-        f"{settings.data}: {len(short)} of {len(entries)} files are shorter than a clip of this model, {clip.clip_seconds:g} s, such as "
-        f"{entries[first].name} ({short[first]:.2f} s; all of them {min(short.values()):.2f} to {max(short.values()):.2f} s)"
+        f"{settings.data}: {len(short)} of {len(entries)} files {'is' if len(short) == 1 else 'are'} shorter than a clip of this model, "
+        f"{clip.clip_seconds:g} s, such as {entries[first].name} ({short[first]:.2f} s{range_words})"
     )
     if settings.short == "refuse":
         raise DataError(
