@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from cmmixer.config import MixerSettings
 from cmmixer.errors import SettingsError
@@ -58,6 +59,12 @@ def _cutmix(mode: str) -> MixerSettings:
 
 def _mixup(mode: str) -> MixerSettings:
     return MixerSettings(mixup_mode=mode, cutmix_alpha=0.0)
+
+
+def _apart(words: str, **values: Any) -> Cell:
+    return Cell(
+        f"{words}, canonical heads, frames apart", canonical=True, frames_apart=True, frame_weight=1.0, **values
+    )
 
 
 FRAMES = MixerSettings(mixup_mode="image", mixup_alpha=WHOLE, cutmix_alpha=0.0)
@@ -119,6 +126,13 @@ CELLS = {
         canonical=True,
         pair_mix=1.0,
     ),
+    # The towers see one frame or sound window at a time, and each is contrasted with all of the batch.
+    "apart": _apart("from scratch", pretrain="none"),
+    "apart-plain": _apart("plain MAE", pretrain="plain"),
+    "apart-image": _apart("image, cutmix or mixup (the paper's)"),
+    "apart-frames": _apart("whole frames swapped", mixer=FRAMES),
+    "apart-half": _apart("whole frames swapped, half of its clips to the contrast", mixer=FRAMES, handed_on=0.5),
+    "apart-contrast": _apart("contrast only, whole budget of clips", pretrain="none", handed_on=1.0),
 }
 # What every other row is held against.
 CONTROLS = ("scratch", "contrast", "contrast-equal", "plain", "cavmae")
