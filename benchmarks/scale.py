@@ -230,7 +230,7 @@ def section(data: Figures, step: Figures, search: Figures, embed: Figures | None
     lines = [
         "## To a billion clips",
         "",
-        "Written by `python -m benchmarks.scale`: arithmetic from figures of one machine, nothing of it was run. Each figure is the processor time that one clip took on "
+        "Written by `python -m benchmarks.scale`: arithmetic from figures of one machine, nothing of it was run. Each figure, but those of the index, is the processor time that one clip took on "
         f"{machine['cores']} cores (GPU: {machine['cuda']}), which other work on the machine takes nothing from, times the number of clips. A clip is "
         f"{clip_seconds:g} s of film, {data['frames']} frames of {data['height']} x {data['width']} and a sound window for each; a moment of the index counts as one clip.",
         "",
@@ -248,7 +248,8 @@ def section(data: Figures, step: Figures, search: Figures, embed: Figures | None
         f"{data['store_share_of_ceiling_processor']:.0%} of the rate of decoding its JPEGs alone, for the same processor time (80% wanted), and gives "
         f"{data['store_times_films_processor']:.0f} times the clips that reading films gives (5 wanted); {_beside_ffmpeg(prepared)};",
         f"- a training step: `{step['command']}`, {step['date']}: {1000 * measured.step_teraflop:.0f} GFLOP a clip, counted, and {measured.step_core_seconds:.2f} core-seconds with its inputs;",
-        f"- the index: `{search['command']}`, {search['date']}: {search['rows']:,} rows of {search['dim']} values in {measured.row_bytes:,.0f} bytes each;",
+        f"- the index: `{search['command']}`, {search['date']}: {search['rows']:,} rows of {search['dim']} values in {measured.row_bytes:,.0f} bytes each; building it and asking "
+        f"it (the median query) are told by the clock, {search['machine']['cores']} cores counted, at a load average of {search['load_average']:.0f}: too much rather than too little;",
         f"- embedding: `{embed['command']}`, {embed['date']}, preset {embed['preset']}."
         if embed is not None
         else "- embedding: not measured.",
