@@ -30,6 +30,17 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
     )
 
 
+@pytest.mark.parametrize(
+    ("chosen", "spins"),
+    [({}, "0"), ({"GOMP_SPINCOUNT": "5000"}, "5000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000")],
+)
+def test_waiting_threads_of_torch_sleep_unless_the_user_says_otherwise(chosen: dict[str, str], spins: str) -> None:
+    # libgomp itself tells what it took when torch loads it.
+    done = run("evaluate", "no-such-run", "--data", "films", env={"OMP_DISPLAY_ENV": "verbose", **chosen})
+    assert done.returncode == 2
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
 def test_help_comes_in_under_half_a_second_and_without_torch() -> None:
     # The best of a few, since the machine may be busy; `-X importtime` would tell torch by name.
     seconds = []

@@ -53,6 +53,7 @@ def _dispatch(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in COMMANDS:
         raise SettingsError(_unknown_command(name))
+    _share_cores()
     return _run(COMMANDS[name], arguments[1:])
 
 
@@ -93,6 +94,16 @@ def _unknown_command(name: str) -> str:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"got command {name!r}; {hint}expected one of {', '.join(COMMANDS)}"
+
+
+def _share_cores() -> None:
+    """Threads that wait for one another sleep instead of spinning; the user's own setting of either variable wins.
+
+    torch's OpenMP reads this when it is loaded, so it comes before any import of torch. Spinning threads take the cores from
+    those that they wait for as soon as another process computes too: docs/decisions.md, "Waiting threads sleep".
+    """
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _quiet_libraries() -> None:
