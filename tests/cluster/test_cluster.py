@@ -110,7 +110,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_seconds_and_nothing_is_writte
 
 
 def test_a_server_that_is_not_ray_is_told_and_not_waited_for(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "_ASK_SECONDS", 8.0)
+    monkeypatch.setattr(cluster_module, "_ASK_SECONDS", 4.0)
     address = endpoint.removeprefix("http://")
     with pytest.raises(SettingsError, match=rf"--ray_address: {address}: no Ray cluster answers \("):
         cluster_module._connect(None, address)

@@ -72,8 +72,8 @@ def test_what_is_no_folder_of_vectors_is_told(tmp_path: Path) -> None:
         read_vectors(tmp_path)
     film(tmp_path / "data/a.mp4", [RED])
     (tmp_path / "file").write_text("x")
+    settings = EmbedSettings(model="-", data=str(tmp_path / "data"), out=str(tmp_path / "file"), workers=1)
     with pytest.raises(
         StoreError, match=r"file: is a file; vectors go into a folder, or into a file named \*\.parquet"
     ):
-        settings = EmbedSettings(model="-", data=str(tmp_path / "data"), out=str(tmp_path / "file"), workers=1)
         embed(settings, encoder=ColourEncoder())
