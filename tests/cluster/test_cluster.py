@@ -67,6 +67,17 @@ def test_the_local_engine_needs_no_ray() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "None False\n"
 
 
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(
+            SettingsError, match=r"--engine ray needs ray, which is not installed; pip install 'cmmixer\[ray\]'"
+        ),
+        connected(ON_RAY),
+    ):
+        pass
+
+
 def test_settings_that_do_not_go_together() -> None:
     with pytest.raises(SettingsError, match=r"--ray_address 10\.0\.0\.1:6379: is of --engine ray; got --engine local"):
         ClusterSettings(ray_address="10.0.0.1:6379")
@@ -99,7 +110,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_seconds_and_nothing_is_writte
 
 
 def test_a_server_that_is_not_ray_is_told_and_not_waited_for(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "_ASK_SECONDS", 8.0)
+    monkeypatch.setattr(cluster_module, "_ASK_SECONDS", 4.0)
     address = endpoint.removeprefix("http://")
     with pytest.raises(SettingsError, match=rf"--ray_address: {address}: no Ray cluster answers \("):
         cluster_module._connect(None, address)

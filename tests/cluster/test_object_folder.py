@@ -118,3 +118,9 @@ def test_an_address_names_a_bucket_and_a_folder() -> None:
     for url in ("s3://", "s3://films", "s3://films/"):
         with pytest.raises(SettingsError, match="expected s3://BUCKET/NAME"):
             open_folder(url)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"needs obstore, which is not installed; pip install 'cmmixer\[s3\]'"):
+        open_folder("s3://films/x")

@@ -57,13 +57,12 @@ class TestPrepare:
         self, ray_here: Any, mixed_films: Path, tmp_path: Path, s3: str
     ) -> None:
         here = prepare(prepare_settings(mixed_films, tmp_path / "here"))
-        for place in (str(tmp_path / "ray"), s3):
-            there = prepare(prepare_settings(mixed_films, place, **ON_RAY))
-            assert there.as_json() | {"store": "-", "seconds": 0} == here.as_json() | {"store": "-", "seconds": 0}
-            options = open_folder(place).storage_options
-            found = lance.dataset(f"{place}/clips.lance", storage_options=options).to_table(scan_in_order=True)
-            assert found.equals(rows(tmp_path / "here"))
-            assert open_folder(place).read_text("skipped.txt") == (tmp_path / "here/skipped.txt").read_text()
+        there = prepare(prepare_settings(mixed_films, s3, **ON_RAY))
+        assert there.as_json() | {"store": "-", "seconds": 0} == here.as_json() | {"store": "-", "seconds": 0}
+        options = open_folder(s3).storage_options
+        found = lance.dataset(f"{s3}/clips.lance", storage_options=options).to_table(scan_in_order=True)
+        assert found.equals(rows(tmp_path / "here"))
+        assert open_folder(s3).read_text("skipped.txt") == (tmp_path / "here/skipped.txt").read_text()
 
     def test_what_is_twice_is_kept_once_within_a_part_and_across_parts(
         self, ray_here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -75,7 +75,8 @@ class DataSettings:
     """Which films, and how they are cut into clips.
 
     Attributes:
-        data: a folder of films, split/{video,audio}/ pairs, a Kinetics list, a CSV or JSONL manifest, or a clip store
+        data: a folder of films, split/{video,audio}/ pairs, a Kinetics list, a CSV or JSONL manifest, or a clip store,
+            which may be s3://BUCKET/NAME
         split: take only this split, where the data has a `split` column or folder
         stride_seconds: a clip starts every so many seconds of a film; default: the clip's length
         file_seconds: longest time spent on one film; then it is skipped and listed

@@ -7,6 +7,7 @@ and read them alike.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ class ObjectFolder:
         whole_bucket: whether s3://BUCKET will do too.
 
     Raises:
-        SettingsError: another address.
+        SettingsError: another address, or obstore is not installed.
     """
 
     def __init__(self, url: str, *, whole_bucket: bool = False) -> None:
@@ -38,6 +39,10 @@ class ObjectFolder:
         bucket, _, self.prefix = self.url.removeprefix("s3://").partition("/")
         if not bucket or not (self.prefix or whole_bucket):
             raise SettingsError(f"{url}: expected s3://BUCKET/NAME, a bucket and a name in it")
+        if importlib.util.find_spec("obstore") is None:
+            raise SettingsError(
+                f"{url}: object storage needs obstore, which is not installed; pip install 'cmmixer[s3]'"
+            )
         self.bucket = bucket
         self.storage_options: dict[str, str] | None = {
             "allow_http": _allow_http(),
@@ -135,12 +140,8 @@ class ObjectFolder:
     def _store(self) -> Any:
         """The client: a hasty one until the server has answered once, then a patient one."""
         if self._reached not in self._stores:
-            try:
-                from obstore.store import S3Store
-            except ModuleNotFoundError as fault:
-                raise SettingsError(
-                    f"{self}: object storage needs {fault.name}, which is not installed; pip install 'cmmixer[s3]'"
-                ) from fault
+            from obstore.store import S3Store
+
             retries, seconds = _WORK_RETRIES if self._reached else _LOOK_RETRIES
             options: dict[str, Any] = {**(_WORK if self._reached else _LOOK), "allow_http": _allow_http()}
             self._stores[self._reached] = S3Store(
