@@ -124,7 +124,7 @@ def test_packages_that_are_missing_or_old(monkeypatch: pytest.MonkeyPatch) -> No
     version = metadata.version
 
     def fewer(name: str) -> str:
-        if name in ("pebble", "onnxruntime"):
+        if name in ("lancedb", "onnxruntime"):
             raise metadata.PackageNotFoundError(name)
         return "9.0" if name == "av" else version(name)
 
@@ -132,7 +132,7 @@ def test_packages_that_are_missing_or_old(monkeypatch: pytest.MonkeyPatch) -> No
     found = {finding.name: finding for finding in installed.examine_packages()}
     assert (found["Packages"].state, found["Packages"].told) == (
         "bad",
-        "av is 9.0, expected >=16; pebble is not installed",
+        "av is 9.0, expected >=16; lancedb is not installed",
     )
     assert found["Extra export"] == Finding(
         "Extra export", "note", "cmmixer export: onnxruntime is not installed", "pip install 'cmmixer[export]'"

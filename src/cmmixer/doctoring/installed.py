@@ -17,12 +17,16 @@ _FOR = {
     "serve": "cmmixer serve",
     "export": "cmmixer export",
     "bench": "cmmixer bench",
+    "ray": "--engine ray",
+    "s3": "stores and vectors on s3://",
     "hub": "runs on the Hugging Face Hub",
     "hf": "Meta's PE-AV",
     "mteb": "MTEB's tasks",
 }
 _PROGRAMS = {
-    ("ffmpeg",): "not needed: PyAV brings FFmpeg's libraries; handy for converting what cannot be used",
+    (
+        "ffmpeg",
+    ): "not needed: PyAV brings FFmpeg's libraries; handy for converting what cannot be used, and beside `bench data`",
     ("chromium", "chromium-browser", "google-chrome"): "only for the tests of the page",
     ("c++", "g++", "clang++"): "only for --compile",
 }
