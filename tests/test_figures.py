@@ -162,7 +162,7 @@ def test_a_run_measures_what_takes_minutes_and_writes_every_table(
         monkeypatch.setattr(module, "main", lambda *arguments, name=module.__name__: written.append(name))
     (tmp_path / "README.md").write_text(f"before\n{figures.BEGIN}\nold\n{figures.END}\nafter\n")
     figures.main([])
-    assert written == ["benchmarks.steps", "benchmarks.search_scale", "benchmarks.scale"]
+    assert written == [f"benchmarks.{name}" for name in ("steps", "embedding", "search_scale", "scale")]
     told = (tmp_path / "README.md").read_text()
     assert told.startswith(f"before\n{figures.BEGIN}\n| | measured | floor |")
     assert "| w | 1.0 | 2 | 50% | arithmetic |\n| slow | not measured | | | |\n" in told

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from cmmixer.config.cluster import ClusterSettings
 from cmmixer.errors import CMMixerError, InternalError, SettingsError
+from cmmixer.storage.objects import aws_variables
 
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")
@@ -77,7 +78,7 @@ class Cluster:
             warnings.simplefilter("ignore")
             answers = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
                 _Actor,
-                fn_constructor_args=(make, _storage_access()),
+                fn_constructor_args=(make, aws_variables()),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(parts))),
                 num_cpus=self._settings.ray_cpus,
@@ -102,11 +103,6 @@ class Cluster:
 def _options() -> dict[str, int]:
     """Ray Data starts lost actors anew and repeats their parts for ever; a part that ends all of them must not."""
     return {"max_task_retries": _TRIES - 1}
-
-
-def _storage_access() -> dict[str, str]:
-    """How this process reaches object storage; machines of the cluster need not know it by themselves."""
-    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 class _Actor:

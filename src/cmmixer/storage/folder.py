@@ -75,7 +75,7 @@ class Folder(Protocol):
         """
 
     def is_held(self, name: str) -> bool:
-        """Whether a process holds the folder by this file at this moment, as far as can be told at once."""
+        """Whether a process holds the folder by this file at this moment; object storage takes some seconds to tell."""
 
 
 Place = str | Path | Folder

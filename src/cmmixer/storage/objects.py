@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from cmmixer.errors import InputError, SettingsError
-from cmmixer.storage.lease import Lease
+from cmmixer.storage.lease import Lease, is_renewed
 
 # One look is answered in seconds or the address is wrong; work that has begun waits out a server that restarts.
 _LOOK = {"connect_timeout": "3s", "timeout": "6s"}
@@ -59,7 +59,13 @@ class ObjectFolder:
 
     def __getstate__(self) -> dict[str, Any]:
         # A client keeps threads and connections; the other process makes its own.
-        return {**self.__dict__, "_stores": {}}
+        return {**self.__dict__, "_stores": {}, "_variables": aws_variables()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A loading process is forked from a server that may have been started before these were set.
+        for name, value in state.pop("_variables").items():
+            os.environ.setdefault(name, value)
+        self.__dict__.update(state)
 
     def child(self, name: str) -> str:
         return f"{self.url}/{name}"
@@ -134,8 +140,8 @@ class ObjectFolder:
             lease.give_back()
 
     def is_held(self, name: str) -> bool:
-        """A lease lies there; of a killed process it does so until the next writer takes it over."""
-        return self.has(name)
+        """A lease lies there and is renewed; that takes some seconds to see."""
+        return self.has(name) and is_renewed(self._store(), name)
 
     def _store(self) -> Any:
         """The client: a hasty one until the server has answered once, then a patient one."""
@@ -195,6 +201,11 @@ def is_of_the_server(fault: BaseException) -> bool:
 
 def _endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL", "the AWS endpoint")
+
+
+def aws_variables() -> dict[str, str]:
+    """What this process knows of object storage, for processes that were not started with it."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 def _allow_http() -> str:
