@@ -34,7 +34,7 @@ RESULT = DOCUMENT.parents[1] / "benchmarks" / "results" / "kills.json"
 FILMS = 40
 # What a job reads that another one made.
 NEEDS = {"pretrain": ["prepare"], "pretrain-2": ["prepare"], "finetune": ["prepare"], "embed": ["prepare", "finetune"]}
-NEEDS["index"] = NEEDS["embed"]
+NEEDS["index"] = NEEDS["embed-folder"] = NEEDS["embed"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

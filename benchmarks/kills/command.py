@@ -26,6 +26,10 @@ def run(arguments: Sequence[str]) -> int:
         from cmmixer.data import prepare
 
         prepare.COMMIT_SECONDS = COMMIT_SECONDS
+    if arguments[0] == "embed":
+        from cmmixer.embedding import folder
+
+        folder.COMMIT_SECONDS = COMMIT_SECONDS
     if arguments[0] == "index":
         from cmmixer.indexing import refresh
 

@@ -23,6 +23,8 @@ from safetensors.torch import load_file
 from cmmixer import checkpoint
 from cmmixer.atomic import TEMPORARY
 from cmmixer.data.store import CARD, ClipStore
+from cmmixer.embedding import folder as vector_folder
+from cmmixer.embedding import read_vectors
 from cmmixer.indexing.folder import MomentIndex
 
 NOTHING = "nothing yet"
@@ -111,6 +113,37 @@ def differences_of_vectors(truth: Path, here: Path) -> list[str]:
     if not mine.drop_columns(senses).equals(theirs.drop_columns(senses)):
         return ["rows differ"]
     return _apart(mine.select(senses).to_pylist(), theirs.select(senses).to_pylist())
+
+
+def look_at_vector_folder(truth: Path, here: Path) -> str:
+    """Films that are in a folder of vectors: each with all of its moments, once."""
+    if not (here / vector_folder.CARD).exists() or not (here / vector_folder.TABLE / "_versions").is_dir():
+        return NOTHING
+    mine, theirs = _moments_of_films(here), _moments_of_films(truth)
+    for film, starts in mine.items():
+        if starts != theirs.get(film):
+            raise Damage(f"{film}: its moments are not those of the uninterrupted folder, each once")
+    return f"{len(mine)} of {len(theirs)} films"
+
+
+def differences_of_vector_folders(truth: Path, here: Path) -> list[str]:
+    """All rows, in order of films and moments; vectors within `VECTOR_TOLERANCE`; the report of what was left out."""
+    senses = ["video", "audio"]
+    mine, theirs = (
+        read_vectors(place).sort_by([("path", "ascending"), ("start_seconds", "ascending")]) for place in (here, truth)
+    )
+    if not mine.drop_columns(senses).equals(theirs.drop_columns(senses)):
+        return ["rows differ"]
+    apart = _apart(mine.select(senses).to_pylist(), theirs.select(senses).to_pylist())
+    return apart + _texts(truth, here, "skipped.json", "skipped.txt")
+
+
+def _moments_of_films(place: Path) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    rows = lance.dataset(str(place / vector_folder.TABLE)).to_table(columns=["path", "start_seconds"]).to_pylist()
+    for row in rows:
+        found.setdefault(row["path"], []).append(row["start_seconds"])
+    return {film: sorted(starts) for film, starts in found.items()}
 
 
 def look_at_index(truth: Path, here: Path) -> str:

@@ -29,7 +29,7 @@ class Place:
 
     def truth(self, job: str) -> Path:
         """What the uninterrupted job wrote."""
-        return self.folder / job / "truth" / "out"
+        return self.folder / job / "truth" / KINDS[job].out
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Kind:
         targets: what may be killed.
         look, differences: see `contents`.
         processes: how many training processes.
+        out: name of what it writes.
     """
 
     words: str
@@ -50,6 +51,7 @@ class Kind:
     look: Callable[[Path, Path], str]
     differences: Callable[[Path, Path], list[str]]
     processes: int = 1
+    out: str = "out"
 
 
 def _embedding(place: Place) -> list[str]:
@@ -87,11 +89,19 @@ KINDS = {
         contents.differences_of_runs,
     ),
     "embed": Kind(
-        "`embed`, 2 decoders",
+        "`embed` into a file, 2 decoders",
         lambda place: ["embed", *_embedding(place), "--out"],
         (WORKER, COMMAND, ALL),
         contents.look_at_vectors,
         contents.differences_of_vectors,
+        out="out.parquet",
+    ),
+    "embed-folder": Kind(
+        "`embed` into a folder, 2 decoders",
+        lambda place: ["embed", *_embedding(place), "--out"],
+        (WORKER, COMMAND, ALL),
+        contents.look_at_vector_folder,
+        contents.differences_of_vector_folders,
     ),
     "index": Kind(
         "`index`, 2 decoders",

@@ -80,7 +80,7 @@ its first file and its end: one of its decoding or loading processes, its own pr
 - **the result is compared with the uninterrupted one**: clips, their order and the list of films left out, bit by bit; weights, state of the optimiser and the loss of every step, bit by bit; rows of vectors in
   their order and of the index by name, values within 1e-5 (a resumed index makes other batches); no temporary file stays behind.
 
-`prepare` and `index` commit every 0.2 s here instead of every 10 s, and training saves every 2 steps, so that kills fall between commits. Commands are forked from a process that has the libraries loaded; two
+`prepare`, `index` and `embed` into a folder commit every 0.2 s here instead of every 10 s, and training saves every 2 steps, so that kills fall between commits. Commands are forked from a process that has the libraries loaded; two
 training processes are started by torchrun as usual."""
 
 FINDINGS = """## What it found, and what became of it
@@ -98,7 +98,8 @@ The first runs found these faults. Each has a test of its own now.
 
 ## What people should know
 
-- A job lost at most what it did since its last commit: 10 s or 64 MB of clips in `prepare`, 10 s or 2,000 rows in `index`, `--save_minutes` or `--save_steps` in training. `embed` writes one file and begins again.
+- A job lost at most what it did since its last commit: 10 s or 64 MB of clips in `prepare`, 10 s or 2,000 rows in `index`, `--save_minutes` or `--save_steps` in training. `embed` goes on where its
+  last commit was if `--out` is a folder; a Parquet file is begun again.
 - A killed process cannot clear the temporary folder of the system (`TMPDIR`, mostly `/tmp`). What may stay there: `pymp-*` (a socket of Python's multiprocessing), `torchelastic_*` (logs of torchrun, which leaves
   them after every run), `cmmixer-*` (uploads of `serve`, vectors of `bench`, a query from standard input). The last go by themselves when the next process makes one of the same kind; Ctrl-C and SIGTERM leave none.
   `cmmixer-fault-*.txt` are details of errors, kept to be sent in."""

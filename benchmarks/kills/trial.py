@@ -72,7 +72,7 @@ def trial(
     if row["exit_code"] != 0:
         _call_again(row, kind, place, folder, starter)
     try:
-        row["faults"] += kind.differences(truth, folder / "out")
+        row["faults"] += kind.differences(truth, folder / kind.out)
     except (Damage, CMMixerError, OSError, ValueError) as fault:
         row["faults"].append(f"in the end: {type(fault).__name__}: {fault}")
     left = [file for file in leftovers(folder) if not file.startswith("tmp")]
@@ -90,7 +90,7 @@ def told(job: Job) -> str:
 
 
 def _start(kind: Kind, place: Place, folder: Path, starter: Starter) -> Job:
-    return starter.start([*kind.arguments(place), str(folder / "out")], folder, processes=kind.processes)
+    return starter.start([*kind.arguments(place), str(folder / kind.out)], folder, processes=kind.processes)
 
 
 def _first_file(job: Job, folder: Path) -> float:
@@ -143,7 +143,7 @@ def _itself(job: Job) -> list[psutil.Process]:
 
 def _look(row: dict[str, Any], kind: Kind, truth: Path, folder: Path) -> None:
     try:
-        row["on_disk"] = kind.look(truth, folder / "out")
+        row["on_disk"] = kind.look(truth, folder / kind.out)
     except (Damage, CMMixerError, OSError, ValueError) as fault:
         row["faults"].append(f"after the kill: {type(fault).__name__}: {fault}")
 

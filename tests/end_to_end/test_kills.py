@@ -15,7 +15,7 @@ from tests.end_to_end.processes import ENVIRONMENT, ROOT
 
 RESULT = ROOT / "benchmarks" / "results" / "kills.json"
 # `finetune` runs the loop of `pretrain`; it is made once, for `embed` and `index`.
-JOBS = ("prepare", "pretrain", "embed", "index")
+JOBS = ("prepare", "pretrain", "embed", "embed-folder", "index")
 
 
 @pytest.fixture(scope="module")
