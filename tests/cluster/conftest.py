@@ -34,7 +34,7 @@ def prepare_settings(data: Path, out: Path | str, **changes: Any) -> PrepareSett
     return PrepareSettings(**{"data": str(data), "out": str(out), "workers": 1, **GEOMETRY, **changes})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def endpoint() -> Iterator[str]:
     with object_storage() as address:
         yield address
@@ -48,9 +48,12 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_here() -> Iterator[Any]:
-    """Ray on this machine; `connected` uses one that is there already."""
+    """Ray on this machine; `connected` uses one that is there already.
+
+    It ends with these tests: a driver is ended by Ray, without a word, once its raylet is gone.
+    """
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     with connected(ClusterSettings(engine="ray")):
         yield ray
