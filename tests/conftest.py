@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -22,6 +23,10 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 os.environ["TMPDIR"] = tempfile.tempdir = _TEMPORARY
 # Behind multiprocessing's own folder, which goes at -100.
 Finalize(None, shutil.rmtree, args=(_TEMPORARY,), kwargs={"ignore_errors": True}, exitpriority=-200)
+
+# A shell ignores Ctrl-C for what it starts in the background, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_MEDIA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
