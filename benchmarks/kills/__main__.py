@@ -68,7 +68,7 @@ def _run(wanted: Sequence[str], place: Place, options: argparse.Namespace, rows:
                 if needed not in spans:
                     spans[needed] = uninterrupted(needed, place, starter)
             rows[name] = _kills(name, place, starter, spans[name], options)
-            result.write_text(json.dumps(rows, indent=1) + "\n")
+            result.write_text(json.dumps({kind: rows[kind] for kind in KINDS if kind in rows}, indent=1) + "\n")
     finally:
         starter.close()
 
