@@ -132,6 +132,7 @@ CELLS = {
     "apart-image": _apart("image, cutmix or mixup (the paper's)"),
     "apart-frames": _apart("whole frames swapped", mixer=FRAMES),
     "apart-half": _apart("whole frames swapped, half of its clips to the contrast", mixer=FRAMES, handed_on=0.5),
+    "apart-plain-half": _apart("plain MAE, half of its clips to the contrast", pretrain="plain", handed_on=0.5),
     "apart-contrast": _apart("contrast only, whole budget of clips", pretrain="none", handed_on=1.0),
 }
 # What every other row is held against.
