@@ -56,7 +56,7 @@ def write_document(results: Path, budget: str, document: Path | None = None) -> 
 # Rows that the README shows.
 IN_README = (
     "scratch", "plain", "cavmae", "image", "frames-canonical", "contrast-equal", "frames-half", "contrast", "contrast-canonical",
-    "apart", "apart-plain", "apart-contrast", "apart-frames", "apart-half",
+    "apart", "apart-plain", "apart-frames", "apart-plain-half", "apart-half", "apart-contrast",
     "scratch-pair-mix", "frames-pair-mix", "contrast-pair-mix",
 )  # fmt: skip
 BEGIN, END = "<!-- figures: study -->", "<!-- end of study -->"
