@@ -1,5 +1,5 @@
 """`cmmixer bench`: `run` the command; `data` (with its `ceiling`, FFmpeg beside `preparing`, and `processor` time), `embed` (with
-`runtimes`), `search` (with `engines`, `floors` and the made library of `vectors`) and `step`.
+`runtimes`), `material` the films of both, `search` (with `engines`, `floors` and the made library of `vectors`) and `step`.
 """
 
 from cmmixer.benching.run import BenchReport, bench

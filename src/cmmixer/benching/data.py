@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from cmmixer.benching.ceiling import ceilings
+from cmmixer.benching.material import bench_films
 from cmmixer.benching.preparing import timed_ffmpeg, timed_prepare
 from cmmixer.benching.processor import ProcessorTime
 from cmmixer.benching.run import BenchReport
-from cmmixer.config import BenchSettings, ClipSettings, PrepareSettings, SynthesizeSettings
+from cmmixer.config import BenchSettings, ClipSettings, PrepareSettings
 from cmmixer.config.commands import DataSettings
 from cmmixer.data.batches import ClipBatches
 from cmmixer.data.dataset import ClipDataset, FilmClips, StoreClips, open_clips
 from cmmixer.data.store import ClipStore
 from cmmixer.media.isolate import worker_count
-from cmmixer.media.synthetic.films import synthesize
 from cmmixer.progress import Progress
 from cmmixer.temporary import temporary_folder
 
@@ -83,7 +83,7 @@ def bench_data(settings: BenchSettings, progress: Progress) -> BenchReport:
     clip = PrepareSettings(data="films", out="store", preset=settings.preset).clip_settings(settings.preset)
     with ExitStack() as stack:
         work = stack.enter_context(temporary_folder("cmmixer-bench-"))
-        films = settings.films or _made_films(settings, work / "films", progress)
+        films = bench_films(settings, work / "films", progress)
         # First, so that its decoder processes start as those of the command do.
         prepared = _prepared(settings, films, clip, workers, work, progress)
         store = StoreClips(ClipStore.open(work / "store"))
@@ -121,14 +121,6 @@ def bench_data(settings: BenchSettings, progress: Progress) -> BenchReport:
             "load_average": os.getloadavg()[0],
         }
     return BenchReport(figures, title(figures), HEADER, table_rows(figures))
-
-
-def _made_films(settings: BenchSettings, folder: Path, progress: Progress) -> str:
-    made = SynthesizeSettings(
-        clips=settings.made_films, out=str(folder), seed=settings.seed, seconds=20.0, size=256, fps=25.0
-    )
-    synthesize(made, progress)
-    return str(folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ preparing

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor
 
 from cmmixer import checkpoint
+from cmmixer.benching.material import bench_films
 from cmmixer.benching.run import BenchReport
 from cmmixer.benching.runtimes import EAGER, compared
-from cmmixer.config import BenchSettings, ClipSettings, CuttingSettings, PretrainSettings, SynthesizeSettings, preset
+from cmmixer.config import BenchSettings, ClipSettings, CuttingSettings, PretrainSettings, preset
 from cmmixer.data.manifest import Entry, read_layout
 from cmmixer.data.moments import Cut, DecodedPiece, MomentMedia, Piece, decode_films, decode_piece
 from cmmixer.embedding import device_named, embed_batch, embed_moments, load_encoder
 from cmmixer.errors import DataError, MediaError
 from cmmixer.media.isolate import IsolatedPool
-from cmmixer.media.synthetic.films import synthesize
 from cmmixer.progress import Progress
 from cmmixer.types import Statistics
 
@@ -64,7 +64,7 @@ def bench_embed(settings: BenchSettings, progress: Progress) -> BenchReport:
     device = device_named(settings.device)
     with tempfile.TemporaryDirectory(prefix="cmmixer-bench-") as folder:
         work = Path(folder)
-        entries = read_layout(settings.films or _made_films(settings, work / "films", progress)).entries
+        entries = read_layout(bench_films(settings, work / "films", progress)).entries
         run = _untrained(settings, work / "run")
         encoder = load_encoder(run, settings.device, settings.precision)
         stride = CuttingSettings().of(encoder.clip).stride_seconds
@@ -118,14 +118,6 @@ def bench_embed(settings: BenchSettings, progress: Progress) -> BenchReport:
         "load_average": os.getloadavg()[0],
     }
     return BenchReport(figures, title(figures), HEADER, table_rows(figures))
-
-
-def _made_films(settings: BenchSettings, folder: Path, progress: Progress) -> str:
-    made = SynthesizeSettings(
-        clips=settings.made_films, out=str(folder), seed=settings.seed, seconds=20.0, size=256, fps=25.0
-    )
-    synthesize(made, progress)
-    return str(folder)
 
 
 def _untrained(settings: BenchSettings, folder: Path) -> Path:
