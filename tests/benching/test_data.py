@@ -132,18 +132,19 @@ BURN = "import time\nwhile time.process_time() < 0.4: pass"
 
 @pytest.mark.parametrize("waited", [True, False])
 def test_processor_time_is_that_of_children_too(waited: bool) -> None:
+    least = 0.38  # what the child burns, less the rounding of the system's clock
     with ProcessorTime() as processor:
         child = subprocess.Popen([sys.executable, "-c", BURN if waited else f"{BURN}\ntime.sleep(60)"])
         if waited:
             child.wait()
         else:
             end = time.monotonic() + 60
-            while _spent(child.pid) < 0.35 and time.monotonic() < end:
+            while _spent(child.pid) < least and time.monotonic() < end:
                 time.sleep(0.05)
     if not waited:
         child.kill()
         child.wait()
-    assert 0.38 < processor.seconds < 2.0
+    assert least <= processor.seconds < 2.0
 
 
 def _spent(process: int) -> float:
