@@ -23,6 +23,7 @@ from cmmixer.config.presets import ModelSettings
 from cmmixer.losses import info_nce
 from cmmixer.models.encoder import StripEncoder
 from cmmixer.models.layers import NORM_EPS, Block, initialise
+from cmmixer.models.linear import Linear
 from cmmixer.models.mae import CHANNELS, masked_mse, standardised
 from cmmixer.models.masking import gather_tokens, keep_count, shuffle
 from cmmixer.models.positions import sincos_positions
@@ -44,14 +45,14 @@ class ContrastiveAutoencoder(nn.Module):
         for block in (self.encoders["audio"].blocks[-1], self.joint):
             block.attention, block.mlp = own.attention, own.mlp
         self.modality = nn.ParameterDict({sense: nn.Parameter(torch.empty(model.dim)) for sense in SENSES})
-        self.embed = nn.Linear(model.dim, model.decoder_dim)
+        self.embed = Linear(model.dim, model.decoder_dim)
         self.mask_token = nn.Parameter(torch.empty(model.decoder_dim))
         self.decoder_modality = nn.ParameterDict(
             {sense: nn.Parameter(torch.empty(model.decoder_dim)) for sense in SENSES}
         )
         self.decoder = nn.ModuleList(Block(model.decoder_dim, model.decoder_heads) for _ in range(model.decoder_depth))
         self.decoder_norm = nn.LayerNorm(model.decoder_dim, eps=NORM_EPS)
-        self.heads = nn.ModuleDict({sense: nn.Linear(model.decoder_dim, model.patch**2 * CHANNELS) for sense in SENSES})
+        self.heads = nn.ModuleDict({sense: Linear(model.decoder_dim, model.patch**2 * CHANNELS) for sense in SENSES})
         for module in (self.embed, self.decoder, self.decoder_norm, self.heads, self.joint_norm):
             module.apply(initialise)
         for vector in (self.mask_token, *self.modality.values(), *self.decoder_modality.values()):

@@ -12,10 +12,11 @@ from torch import nn
 
 from cmmixer.encoders import ModelEncoder, load_encoder
 from cmmixer.encoders.mixed import MixedEncoder
-from cmmixer.models.packed import PackedLinear, can_pack, pack_linears
+from cmmixer.models.linear import HAS_ONEDNN, Linear
+from cmmixer.models.packed import PackedLinear, pack_linears
 from tests.conftest import NANO, untrained_run
 
-pytestmark = pytest.mark.skipif(not can_pack(), reason="this processor or this torch has no such products")
+pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="this processor or this torch has no such products")
 
 
 def _media(batch: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -40,7 +41,7 @@ def test_the_vectors_are_those_of_the_plain_network(run: Path, batch: int) -> No
     assert isinstance(packed, ModelEncoder)
     kinds = {type(part) for part in packed.model.modules()}
     assert PackedLinear in kinds
-    assert not {nn.Linear, nn.GELU} & kinds
+    assert not {Linear, nn.Linear, nn.GELU} & kinds
     assert (packed.dim, packed.id) == (plain.dim, plain.id) == (32, plain.id)
     for name, media in _media(batch).items():
         wanted, got = getattr(plain, name)(media), getattr(packed, name)(media)
@@ -63,7 +64,7 @@ def test_another_thread_gives_the_same_bits(run: Path) -> None:
 def test_a_gelu_goes_into_the_layer_before_it_and_no_other_does() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.GELU(), nn.Linear(6, 8), nn.GELU(), nn.GELU(), nn.Linear(8, 8, bias=False), nn.GELU(approximate="tanh"),
+        nn.GELU(), Linear(6, 8), nn.GELU(), nn.GELU(), nn.Linear(8, 8, bias=False), nn.GELU(approximate="tanh"),
         nn.LayerNorm(8), nn.GELU(), nn.Sequential(nn.Linear(8, 3), nn.ReLU()),
     ).eval()  # fmt: skip
     values = torch.randn(5, 4, 6)

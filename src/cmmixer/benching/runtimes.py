@@ -1,4 +1,4 @@
-"""One network, asked in several ways: as torch computes it, with oneDNN's products, compiled, by ONNX Runtime, in bfloat16.
+"""One network, asked in several ways: as torch computes it, with oneDNN's packed products, compiled, by ONNX Runtime, in bfloat16.
 
 Each takes decoded media and gives unit vectors. They take turns, so that whatever else the machine does meets all of them.
 
@@ -20,17 +20,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cmmixer.benching.product import BestProduct
 from cmmixer.config import ExportSettings
 from cmmixer.encoders import Encoder, ModelEncoder
 from cmmixer.encoders.mixed import MixedEncoder
 from cmmixer.evaluation.arithmetic import multiplications
 from cmmixer.exporting import export
 from cmmixer.models.layers import speed_up
-from cmmixer.models.packed import PackedLinear, can_pack
+from cmmixer.models.linear import HAS_ONEDNN, Linear
 
 EAGER, PACKED, COMPILED, ONNX, HALF = "torch", "oneDNN", "compiled", "ONNX Runtime", "bfloat16"
 SENSES = ("video", "audio")
-_PEAK_SIDE, _PEAK_ROUNDS = 2048, 5
+_PEAK_ROUNDS = 5
 Vectors = NDArray[np.float32]
 _Ask = Callable[[str, Tensor], Vectors]
 
@@ -95,9 +96,11 @@ def compared(
         By name the figures of each; `flop_per_moment` of its matrix products by sense, `peak_flops_per_core` of the machine's
         best one (None on a GPU).
     """
-    runtimes = {EAGER: Runtime(_of_encoder(ModelEncoder.load(run, device)))}
+    eager = ModelEncoder.load(run, device)
+    _by_torch(eager.model)
+    runtimes = {EAGER: Runtime(_of_encoder(eager))}
     if device.type == "cpu":
-        if can_pack():
+        if HAS_ONEDNN:
             packed = ModelEncoder.load(run, device)
             packed.pack()
             runtimes[PACKED] = Runtime(_of_encoder(packed))
@@ -125,21 +128,24 @@ def compared(
     return {
         "runtimes": {name: runtime.figures(runtimes[EAGER]) for name, runtime in runtimes.items()},
         "flop_per_moment": flop,
-        "peak_flops_per_core": peak_flops_per_core() if device.type == "cpu" else None,
+        "peak_flops_per_core": _peak_flops_per_core(device),
     }
 
 
-def peak_flops_per_core() -> float:
-    """Floating-point operations a second of processor time of a large float32 product, by whichever of torch's two libraries is faster."""
-    values, linear = torch.randn(_PEAK_SIDE, _PEAK_SIDE), nn.Linear(_PEAK_SIDE, _PEAK_SIDE, bias=False)
-    ways: list[nn.Module] = [linear, PackedLinear(linear)] if can_pack() else [linear]
-    spent = []
-    with torch.inference_mode():
-        for way in ways * _PEAK_ROUNDS:
-            used = time.process_time()
-            way(values)
-            spent.append(time.process_time() - used)
-    return 2.0 * float(_PEAK_SIDE) ** 3 / min(spent)
+def _peak_flops_per_core(device: torch.device) -> float | None:
+    if device.type != "cpu":
+        return None
+    product = BestProduct(device, torch.float32)
+    for _ in range(_PEAK_ROUNDS):
+        product.time()
+    return product.peak().core_flops
+
+
+def _by_torch(network: nn.Module) -> None:
+    """Leaves the products of its linear layers to torch."""
+    for module in network.modules():
+        if type(module) is Linear:
+            module.__class__ = nn.Linear  # type: ignore[assignment]
 
 
 def _of_encoder(encoder: Encoder) -> _Ask:

@@ -14,12 +14,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
+from cmmixer.benching.product import BestProduct, Peak
 from cmmixer.benching.run import BenchReport
 from cmmixer.checkpoint import Card
 from cmmixer.config import BenchSettings, ClipSettings, PretrainSettings, preset
@@ -36,17 +37,8 @@ from cmmixer.train.optim import adamw, clip_gradients
 from cmmixer.train.pretrain import PretrainTask
 from cmmixer.types import Batch, Statistics
 
-# A side at which the machine's matrix products are at their best and still take well under a second.
-PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 WARM_UP = 1
 OURS, WHOLE, THEIRS = "network", "network and its inputs", "transformers"
-
-
-class Peak(NamedTuple):
-    """Floating-point operations a second of the machine's best matrix product: by the clock, and of a processor's core."""
-
-    flops: float
-    core_flops: float | None
 
 
 @dataclass
@@ -133,7 +125,7 @@ def bench_step(settings: BenchSettings, progress: Progress) -> BenchReport:
         for stepper in steppers.values():
             stepper.step()
         progress.advance()
-    product = _Product(device, torch.bfloat16 if settings.precision == "bf16-mixed" else torch.float32)
+    product = BestProduct(device, torch.bfloat16 if settings.precision == "bf16-mixed" else torch.float32)
     for _ in range(settings.rounds):
         for stepper in steppers.values():
             stepper.time(device)
@@ -223,31 +215,6 @@ def _theirs(
         return value
 
     return Stepper(network, loss)
-
-
-class _Product:
-    """The machine's own best matrix product."""
-
-    def __init__(self, device: torch.device, kind: torch.dtype) -> None:
-        self.device = device
-        self.side = PEAK_SIDE[device.type]
-        self.left, self.right = (torch.randn(self.side, self.side, device=device).to(kind) for _ in range(2))
-        self.seconds: list[float] = []
-        self.processor_seconds: list[float] = []
-
-    def time(self) -> None:
-        """One more product."""
-        begun, used = time.perf_counter(), time.process_time()
-        _ = self.left @ self.right
-        _wait(self.device)
-        self.seconds.append(time.perf_counter() - begun)
-        self.processor_seconds.append(time.process_time() - used)
-
-    def peak(self) -> Peak:
-        """Of the fastest."""
-        flop = 2 * self.side**3
-        core = flop / min(self.processor_seconds) if self.device.type == "cpu" else None
-        return Peak(flop / min(self.seconds), core)
 
 
 def _wait(device: torch.device) -> None:

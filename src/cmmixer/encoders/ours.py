@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cmmixer.checkpoint import load_card, load_retriever, resolve
 from cmmixer.config import ClipSettings
-from cmmixer.models.packed import PackedLinear, can_pack, pack_linears
+from cmmixer.models.linear import HAS_ONEDNN
+from cmmixer.models.packed import PackedLinear, pack_linears
 from cmmixer.models.retriever import Embedding, Retriever
 
 
@@ -55,7 +56,7 @@ class ModelEncoder:
 
     def pack(self) -> None:
         """On a processor the network's matrix products go to oneDNN from now on; it can only embed then."""
-        if self.device.type == "cpu" and can_pack():
+        if self.device.type == "cpu" and HAS_ONEDNN:
             pack_linears(self.model)
 
     def embed_video(self, pixels_BTCHW: Tensor) -> Embedding:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from cmmixer.models.linear import OPERATOR
 
 
 def _attention(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **named: Any) -> int:
@@ -20,10 +23,16 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *rest: 
     return count
 
 
-# The counter knows the attention kernels of GPUs only.
+def _product(values: Any, weight: Any, *rest: Any, out_shape: Any = None, **named: Any) -> int:
+    count: int = 2 * math.prod(values) * weight[0]
+    return count
+
+
+# The counter knows the attention kernels of GPUs and torch's own products only.
 _KERNELS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    OPERATOR: _product,
 }
 
 

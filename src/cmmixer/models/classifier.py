@@ -19,6 +19,7 @@ from cmmixer.config.clip import ClipSettings
 from cmmixer.config.presets import ModelSettings
 from cmmixer.models.encoder import StripEncoder
 from cmmixer.models.frontend import FrontEnd
+from cmmixer.models.linear import Linear
 from cmmixer.models.pooling import tower_features
 from cmmixer.models.retriever import Retriever
 from cmmixer.types import Statistics
@@ -53,7 +54,7 @@ class Classifier(nn.Module):
         self.patch, self.interleave, self.frames_apart = model.patch, interleave, frames_apart
         self.frontend = FrontEnd(clip, statistics)
         self.encoders = nn.ModuleDict({sense: StripEncoder(model) for sense in self.senses})
-        self.head = nn.Linear(len(self.senses) * model.dim, len(self.classes))
+        self.head = Linear(len(self.senses) * model.dim, len(self.classes))
         self.register_buffer("mean_SD", torch.zeros(len(self.senses), model.dim))
         self.register_buffer("spread_SD", torch.ones(len(self.senses), model.dim))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cmmixer.config.presets import ModelSettings
 from cmmixer.models.layers import NORM_EPS, Block, initialise
+from cmmixer.models.linear import Linear
 from cmmixer.models.masking import gather_tokens, keep_count, shuffle
 from cmmixer.models.positions import sincos_positions
 from cmmixer.models.strip import Grid, patchify, strip_grid
@@ -39,7 +40,7 @@ class StripEncoder(nn.Module):
         super().__init__()
         self.model = model
         # A linear map of flat patches is the convolution of stride p, and can be kept from dropped patches.
-        self.embed = nn.Linear(model.patch**2 * in_channels, model.dim)
+        self.embed = Linear(model.patch**2 * in_channels, model.dim)
         self.cls = nn.Parameter(torch.empty(model.dim))
         self.blocks = nn.ModuleList(Block(model.dim, model.heads) for _ in range(model.depth))
         self.norm = nn.LayerNorm(model.dim, eps=NORM_EPS)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from cmmixer.models.linear import Linear
+
 MLP_RATIO = 4
 NORM_EPS = 1e-6
 # The fused kernel for processors does not use their bfloat16 products: of 197 tokens the plain formula takes a third of its
@@ -34,8 +36,8 @@ class Attention(nn.Module):
         if dim % heads:
             raise ValueError(f"width {dim} cannot be shared by {heads} heads")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
         query, key, value = (
@@ -61,7 +63,7 @@ class Block(nn.Module):
         self.norm_1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attention = Attention(dim, heads)
         self.norm_2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = nn.Sequential(nn.Linear(dim, MLP_RATIO * dim), nn.GELU(), nn.Linear(MLP_RATIO * dim, dim))
+        self.mlp = nn.Sequential(Linear(dim, MLP_RATIO * dim), nn.GELU(), Linear(MLP_RATIO * dim, dim))
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():

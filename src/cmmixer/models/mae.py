@@ -18,6 +18,7 @@ from cmmixer.config.clip import ClipSettings
 from cmmixer.config.presets import ModelSettings
 from cmmixer.models.encoder import Encoded, StripEncoder
 from cmmixer.models.layers import NORM_EPS, Block, initialise
+from cmmixer.models.linear import Linear
 from cmmixer.models.masking import gather_tokens
 from cmmixer.models.positions import sincos_positions
 from cmmixer.models.strip import Grid, pictures_to_patches, strip_grid
@@ -114,12 +115,12 @@ class Decoder(nn.Module):
     def __init__(self, model: ModelSettings) -> None:
         super().__init__()
         self.dim = model.decoder_dim
-        self.embed = nn.Linear(model.dim, self.dim)
+        self.embed = Linear(model.dim, self.dim)
         self.mask_token = nn.Parameter(torch.empty(self.dim))
         self.blocks = nn.ModuleList(Block(self.dim, model.decoder_heads) for _ in range(model.decoder_depth))
         self.norm = nn.LayerNorm(self.dim, eps=NORM_EPS)
-        self.video_head = nn.Linear(self.dim, model.patch**2 * CHANNELS)
-        self.audio_head = nn.Linear(self.dim, model.patch**2 * CHANNELS)
+        self.video_head = Linear(self.dim, model.patch**2 * CHANNELS)
+        self.audio_head = Linear(self.dim, model.patch**2 * CHANNELS)
         self.apply(initialise)
         nn.init.normal_(self.mask_token, std=0.02)
 

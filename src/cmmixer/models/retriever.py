@@ -23,6 +23,7 @@ from cmmixer.models.canonical import canonical_maps
 from cmmixer.models.encoder import StripEncoder
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.layers import initialise
+from cmmixer.models.linear import Linear
 from cmmixer.models.pooling import tower_features
 from cmmixer.models.standardize import BatchStandardize
 from cmmixer.models.strip import strip_grid
@@ -58,7 +59,7 @@ class Head(nn.Module):
     def __init__(self, dim: int, embed_dim: int) -> None:
         super().__init__()
         self.standardize = BatchStandardize(dim)
-        self.project = nn.Linear(dim, embed_dim, bias=False)
+        self.project = Linear(dim, embed_dim, bias=False)
         self.apply(initialise)
 
     def forward(self, clip_BD: Tensor, frames_BTD: Tensor) -> Embedding:
