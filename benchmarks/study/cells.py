@@ -63,7 +63,10 @@ def _mixup(mode: str) -> MixerSettings:
 
 def _apart(words: str, **values: Any) -> Cell:
     return Cell(
-        f"{words}, canonical heads, frames apart", canonical=True, frames_apart=True, frame_weight=1.0, **values
+        f"{words}, canonical heads, frames apart",
+        canonical=True,
+        frames_apart=True,
+        **{"frame_weight": 1.0, **values},
     )
 
 
@@ -132,8 +135,20 @@ CELLS = {
     "apart-image": _apart("image, cutmix or mixup (the paper's)"),
     "apart-frames": _apart("whole frames swapped", mixer=FRAMES),
     "apart-half": _apart("whole frames swapped, half of its clips to the contrast", mixer=FRAMES, handed_on=0.5),
+    "apart-image-half": _apart(
+        "image, cutmix or mixup (the paper's), half of its clips to the contrast", handed_on=0.5
+    ),
     "apart-plain-half": _apart("plain MAE, half of its clips to the contrast", pretrain="plain", handed_on=0.5),
     "apart-contrast": _apart("contrast only, whole budget of clips", pretrain="none", handed_on=1.0),
+    # Clips of frames dealt out anew, seen frame by frame: the contrast is of clips, since a frame's own instants come from others.
+    "apart-pair-mix": _apart("from scratch, pair mixing", pretrain="none", frame_weight=0.0, pair_mix=1.0),
+    "apart-half-pair-mix": _apart(
+        "whole frames swapped, half of its clips to the contrast, pair mixing",
+        mixer=FRAMES,
+        handed_on=0.5,
+        frame_weight=0.0,
+        pair_mix=1.0,
+    ),
 }
 # What every other row is held against.
 CONTROLS = ("scratch", "contrast", "contrast-equal", "plain", "cavmae")
