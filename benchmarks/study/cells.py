@@ -63,11 +63,15 @@ def _mixup(mode: str) -> MixerSettings:
 
 def _apart(words: str, **values: Any) -> Cell:
     return Cell(
-        f"{words}, canonical heads, frames apart",
-        canonical=True,
-        frames_apart=True,
-        **{"frame_weight": 1.0, **values},
+        f"{words}, canonical heads, frames apart", canonical=True, frames_apart=True, frame_weight=1.0, **values
     )
+
+
+def _dealt(words: str, **values: Any) -> Cell:
+    return Cell(
+        f"{words}, canonical heads, frames apart, pair mixing",
+        canonical=True, frames_apart=True, pair_mix=1.0, **values,
+    )  # fmt: skip
 
 
 FRAMES = MixerSettings(mixup_mode="image", mixup_alpha=WHOLE, cutmix_alpha=0.0)
@@ -140,15 +144,15 @@ CELLS = {
     ),
     "apart-plain-half": _apart("plain MAE, half of its clips to the contrast", pretrain="plain", handed_on=0.5),
     "apart-contrast": _apart("contrast only, whole budget of clips", pretrain="none", handed_on=1.0),
-    # Clips of frames dealt out anew, seen frame by frame: the contrast is of clips, since a frame's own instants come from others.
-    "apart-pair-mix": _apart("from scratch, pair mixing", pretrain="none", frame_weight=0.0, pair_mix=1.0),
-    "apart-half-pair-mix": _apart(
-        "whole frames swapped, half of its clips to the contrast, pair mixing",
-        mixer=FRAMES,
-        handed_on=0.5,
-        frame_weight=0.0,
-        pair_mix=1.0,
+    # Frames dealt out anew among clips, and seen one by one: the contrast is of whole clips, since a clip's other frames come
+    # from other films.
+    "apart-pair-mix": _dealt("from scratch", pretrain="none"),
+    "apart-plain-pair-mix": _dealt("plain MAE", pretrain="plain"),
+    "apart-frames-pair-mix": _dealt("whole frames swapped", mixer=FRAMES),
+    "apart-half-pair-mix": _dealt(
+        "whole frames swapped, half of its clips to the contrast", mixer=FRAMES, handed_on=0.5
     ),
+    "apart-contrast-pair-mix": _dealt("contrast only, whole budget of clips", pretrain="none", handed_on=1.0),
 }
 # What every other row is held against.
 CONTROLS = ("scratch", "contrast", "contrast-equal", "plain", "cavmae")
