@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, DOCUMENT = ROOT / "benchmarks" / "results" / "step.json", ROOT / "docs" / "step.md"
 # Clips of a step, and rounds, that two cores can wait for.
-SIZES = {"tiny": (8, 5), "base": (1, 2)}
+SIZES = {"tiny": (8, 5), "base": (2, 4)}
 GPU_PRESETS = ("tiny", "base", "large")
 PRECISIONS = ("32-true", "bf16-mixed")
 NAMES = {

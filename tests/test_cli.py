@@ -96,9 +96,9 @@ def test_what_a_docstring_says_of_a_field_is_told_to_its_end() -> None:
     helps = field_helps(FinetuneSettings)
     assert helps["frame_weight"] == (
         "part of the loss that contrasts each frame with all sound windows of the batch, those of its own clip's other instants included, "
-        "instead of whole clips"
+        "instead of whole clips; default: all of it with frames apart and 500 clips or more, else 0"
     )
-    assert helps["pair_mix_prob"].endswith("default: 1 with fewer than 500 clips and without `frame_weight`, else 0")
+    assert helps["pair_mix_prob"].endswith("default: 1 with fewer than 500 clips, unless the loss is on frames, else 0")
 
 
 @pytest.mark.parametrize(

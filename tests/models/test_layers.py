@@ -53,7 +53,7 @@ def test_compiled_blocks_give_the_same_and_keep_their_names() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("tokens", [50, 600])
+@pytest.mark.parametrize("tokens", [50, 600, 1100])
 def test_attention_in_half_precision_is_near_that_in_single(tokens: int) -> None:
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 3, tokens, 16, generator=generator).unbind()

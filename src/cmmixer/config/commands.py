@@ -170,12 +170,13 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         temperature: where the temperature starts; nt_xent keeps it
         mask_ratio: part of the tokens dropped while fine-tuning; a strong mask is known to ruin retrieval
         frames_apart: each frame and each sound window goes through the towers by itself, instead of all of them as one strip; a
-            clip's vector is then blind to their order, which `--rerank sequence` looks at
+            clip's vector is then blind to their order, which `--rerank sequence` looks at; default: as in an init of finetune,
+            else yes
         frame_weight: part of the loss that contrasts each frame with all sound windows of the batch, those of its own clip's
-            other instants included, instead of whole clips
+            other instants included, instead of whole clips; default: all of it with frames apart and 500 clips or more, else 0
         sequence_weight: part of the loss that contrasts frames in their order instead of whole clips
         pair_mix_prob: probability that a clip's frames, picture and sound alike, come from several clips of the batch; default:
-            1 with fewer than 500 clips and without `frame_weight`, else 0
+            1 with fewer than 500 clips, unless the loss is on frames, else 0
         epochs: how many times every clip is seen
         batch_size: clips per process and step
         warmup_epochs: epochs of linear warm-up from 0; fractions are fine
@@ -190,8 +191,8 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
     loss: str = "infonce"
     temperature: float = 0.07
     mask_ratio: float = 0.0
-    frames_apart: bool = False
-    frame_weight: float = 0.0
+    frames_apart: bool | None = None
+    frame_weight: float | None = None
     sequence_weight: float = 0.0
     pair_mix_prob: float | None = None
     epochs: int = 30
@@ -212,7 +213,8 @@ class FinetuneSettings(DataSettings, ClipOptions, AugmentSettings, TrainingSetti
         within("temperature", self.temperature, 0.0, float("inf"), open_low=True)
         within("mask_ratio", self.mask_ratio, 0.0, 1.0, open_high=True)
         within("sequence_weight", self.sequence_weight, 0.0, 1.0)
-        within("frame_weight", self.frame_weight, 0.0, 1.0 - self.sequence_weight)
+        if self.frame_weight is not None:
+            within("frame_weight", self.frame_weight, 0.0, 1.0 - self.sequence_weight)
         if self.pair_mix_prob is not None:
             within("pair_mix_prob", self.pair_mix_prob, 0.0, 1.0)
 

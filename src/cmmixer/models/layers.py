@@ -14,18 +14,24 @@ from cmmixer.models.linear import Linear
 
 MLP_RATIO = 4
 NORM_EPS = 1e-6
-# The fused kernel for processors does not use their bfloat16 products: of 197 tokens the plain formula takes a third of its
-# time, of 393 half, of 785 about as much (torch 2.13, AVX-512 with bfloat16, forward and backward, docs/lab-notebook.md).
-PLAIN_TOKENS = 512
+# The fused kernel for processors does not use their bfloat16 products. Of 197 tokens the plain formula takes a quarter of its
+# time, of 785 two thirds if the scores of so many queries are made at a time as stay in the caches (torch 2.13, AVX-512 with
+# bfloat16, forward and backward, docs/lab-notebook.md). It keeps all scores for the backward pass, so not for any length.
+PLAIN_TOKENS, PLAIN_QUERIES = 1024, 256
 
 
 def attend(query_BhLd: Tensor, key_BhLd: Tensor, value_BhLd: Tensor) -> Tensor:
     """softmax(q k' / sqrt(d)) v, [B, h, L, d], by the fused kernel, or by three plain ones where those are faster."""
     if query_BhLd.device.type == "cpu" and query_BhLd.dtype == torch.bfloat16 and query_BhLd.shape[2] <= PLAIN_TOKENS:
-        scores_BhLL = (query_BhLd * query_BhLd.shape[3] ** -0.5) @ key_BhLd.transpose(2, 3)
-        plain: Tensor = scores_BhLL.softmax(dim=3).to(value_BhLd.dtype) @ value_BhLd
-        return plain
+        some = [_attend(part, key_BhLd, value_BhLd) for part in query_BhLd.split(PLAIN_QUERIES, dim=2)]
+        return torch.cat(some, dim=2)
     return functional.scaled_dot_product_attention(query_BhLd, key_BhLd, value_BhLd)
+
+
+def _attend(query_BhQd: Tensor, key_BhLd: Tensor, value_BhLd: Tensor) -> Tensor:
+    scores_BhQL = (query_BhQd * query_BhQd.shape[3] ** -0.5) @ key_BhLd.transpose(2, 3)
+    plain: Tensor = scores_BhQL.softmax(dim=3).to(value_BhLd.dtype) @ value_BhLd
+    return plain
 
 
 class Attention(nn.Module):

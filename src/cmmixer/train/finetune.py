@@ -32,7 +32,7 @@ from cmmixer.version import __version__
 # Pairs from whose features the heads start (more if towers are wide), and how many go through the towers at a time.
 HEAD_CLIPS, HEAD_BATCH = 1024, 32
 # With 300 pairs pair mixing lifts R@1 much, with 1,000 it costs a third (docs/study.md, docs/lab-notebook.md).
-PAIR_MIX_BELOW = 500
+FEW_CLIPS = 500
 
 
 class FinetuneTask:
@@ -50,14 +50,18 @@ class FinetuneTask:
         self.loss = settings.loss
         self.temperature = settings.temperature
         self.mask_ratio = settings.mask_ratio
+        few = clips < FEW_CLIPS
+        frame_weight = settings.frame_weight
+        if frame_weight is None:
+            frame_weight = 1.0 - settings.sequence_weight if network.frames_apart and not few else 0.0
         self.weights = {
-            _clip_vectors: round(1.0 - settings.sequence_weight - settings.frame_weight, 9),
+            _clip_vectors: round(1.0 - settings.sequence_weight - frame_weight, 9),
             _sequence_vectors: settings.sequence_weight,
-            _frame_vectors: settings.frame_weight,
+            _frame_vectors: frame_weight,
         }
         # Frames that are contrasted one by one need no dealing out, and the same frame twice would be its own wrong answer.
-        few = 1.0 if clips < PAIR_MIX_BELOW and settings.frame_weight == 0.0 else 0.0
-        self.pair_mix_prob = few if settings.pair_mix_prob is None else settings.pair_mix_prob
+        mixed = 1.0 if few and frame_weight == 0.0 else 0.0
+        self.pair_mix_prob = mixed if settings.pair_mix_prob is None else settings.pair_mix_prob
         self.tokens = strip_grid(card.clip.height, card.clip.width, card.clip.frames, card.model.patch).tokens
         self.inputs = TrainingInputs(card.clip, card.statistics, pick(AugmentSettings, settings))
         if self.loss == "nt_xent":  # the published variant keeps its temperature
@@ -224,7 +228,7 @@ def _new_card(settings: FinetuneSettings, clip: ClipSettings, init: Card | None,
         "shared_tower": settings.shared_tower,
         "temperature": settings.temperature,
         "interleave": False if init is None else init.options["interleave"],
-        "frames_apart": settings.frames_apart,
+        "frames_apart": settings.frames_apart is not False,
     }
     return Card(
         kind="retriever",
