@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 system: ## Chromium for the tests of the page, where this is Debian and we are root
 	sh tests/system-packages.sh
 
-quickstart: $(STAMP) ## films -> pretrain -> finetune -> evaluate -> index -> search -> report, about 10 minutes
+quickstart: $(STAMP) ## films -> pretrain -> finetune -> evaluate -> index -> search -> report, about 5 minutes
 	$(BIN)/cmmixer quickstart
 
 # Tests train very small networks beside decoder processes: a second thread would spin more than it computes.

@@ -1,4 +1,4 @@
-"""What the quickstart's autoencoder sees and gives back: of made-up films it never met, and of three real ones.
+"""What an autoencoder like the quickstart's sees and gives back: of made-up films it never met, and of three real ones.
 
     python -m benchmarks.inspection --run runs/quickstart/pretrain --data runs/quickstart/stores/gallery
 
@@ -81,7 +81,7 @@ def document(result: dict[str, Any]) -> str:
         "Written by `python -m benchmarks.inspection`; do not edit. `cmmixer inspect RUN --data FILMS` makes such sheets of any run of pretrain and any films, with",
         "the sounds to listen to (a mel picture keeps no phase; Griffin-Lim finds one), and of a retriever the nearest neighbours and a map.",
         "",
-        f"The quickstart's autoencoder, which has seen {result['clips_seen']:,} clips of 1,200 made-up films. From above: frames, mel pictures of their sound, what is mixed, what of it is left",
+        f"An autoencoder like the quickstart's, which has seen {result['clips_seen']:,} clips of 1,200 made-up films (the quickstart's sees 9,600). From above: frames, mel pictures of their sound, what is mixed, what of it is left",
         "after masking, and both given back.",
         "",
         "![A made-up film it never met](images/inspect-sheet.png)",

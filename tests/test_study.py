@@ -316,7 +316,7 @@ def test_the_document_is_made_from_the_stored_rows(tmp_path: Path) -> None:
 
 
 def test_budgets_differ_in_size_only() -> None:
-    assert set(BUDGETS) == {"smoke", "cpu", "gpu"}
+    assert set(BUDGETS) == {"smoke", "cpu", "cpu-hard", "gpu"}
     assert all(
         isinstance(budget, Budget) and len(budget.seeds) >= 3 for name, budget in BUDGETS.items() if name != "smoke"
     )

@@ -71,6 +71,10 @@ BUDGETS = {
         "nano", "nano", "easy", 1_200, 4_800, 300, 1_000, 19_200, 9_600, 16, 64, 3e-4, 1e-3, (0, 1, 2),
         "what two CPU cores can do in an evening: very small networks, easy films",
     ),
+    "cpu-hard": Budget(
+        "nano", "nano", "hard", 1_200, 4_800, 300, 1_000, 19_200, 9_600, 16, 64, 3e-4, 1e-3, (0, 1, 2),
+        "the same on hard films, too hard for networks so small: a look at how far it is",
+    ),
     "gpu": Budget(
         "small", "tiny", "hard", 100_000, 100_000, 1_000, 1_000, 3_000_000, 1_000_000, 256, 256, 3e-4, 5e-4, (0, 1, 2),
         "small networks on hard films of 112 pixels, for one GPU",
