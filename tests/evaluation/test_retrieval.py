@@ -16,6 +16,7 @@ from cmmixer.config import EvaluateSettings
 from cmmixer.data.dataset import ArrayClips
 from cmmixer.errors import DataError, MediaError
 from cmmixer.evaluation.retrieval import Evaluation, choose, evaluate
+from cmmixer.evaluation.sequence import sequence_scores
 from tests.conftest import PICO, random_clips, untrained_run
 
 
@@ -127,6 +128,23 @@ def test_rankings_name_every_query_with_its_rank(run: Path, tmp_path: Path) -> N
     for row in rows:
         assert row["candidates"][row["rank"] - 1][0] == row["query"]
     assert json.loads((tmp_path / "metrics.json").read_text()) == found.metrics
+
+
+def test_rankings_tell_scores_without_what_lifts_the_best(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rankings.jsonl"
+    found = evaluate(
+        settings(run, rankings=str(file), rerank="sequence", rerank_top=4, out=str(tmp_path / "metrics.json")),
+        dataset=random_clips(9),
+    )
+    video, audio = found.video, found.audio
+    cosines_NN = video.clip_NE.astype(np.float64) @ audio.clip_NE.T.astype(np.float64)
+    for line in file.read_text().splitlines()[:9]:
+        row = json.loads(line)
+        query = found.gallery.ids.index(row["query"])
+        numbers = [found.gallery.ids.index(name) for name, _ in row["candidates"]]
+        cosines_N = cosines_NN[query, numbers]
+        timed = sequence_scores(cosines_N[:4], video.frames_NTE[query], audio.frames_NTE[numbers[:4]])
+        assert [score for _, score in row["candidates"]] == pytest.approx([*timed, *cosines_N[4:]], abs=1e-5)
 
 
 def test_a_film_gives_its_middle_clips() -> None:

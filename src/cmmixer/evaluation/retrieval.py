@@ -29,6 +29,7 @@ from cmmixer.errors import DataError, MediaError
 from cmmixer.evaluation.gallery import Gallery, freeze, load_gallery, save_gallery
 from cmmixer.evaluation.metrics import Reranks, retrieval_metrics
 from cmmixer.evaluation.ranks import rankings
+from cmmixer.evaluation.sequence import told_score
 from cmmixer.models.retriever import Embedding
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.types import Clip
@@ -254,7 +255,9 @@ def ranking_rows(evaluation: Evaluation, best: int = 100) -> Iterator[dict[str, 
                 "direction": way,
                 "query": ids[query],
                 "rank": int(np.flatnonzero(order == query)[0]) + 1,
-                "candidates": [[ids[which], round(float(scores_QN[query, which]), 6)] for which in order[:best]],
+                "candidates": [
+                    [ids[which], round(told_score(float(scores_QN[query, which])), 6)] for which in order[:best]
+                ],
             }
 
 

@@ -64,6 +64,11 @@ def sequence_scores(
     return clip_scores_N + TIMING_WEIGHT * timing_scores(query_TE, candidates_NTE)
 
 
+def told_score(score: float) -> float:
+    """A score that `SequenceRerank` may have lifted, as people are told it: the sequence score, or the cosine of those behind."""
+    return score - _LIFT if score > 1.0 + TIE else score
+
+
 class SequenceRerank:
     """The second stage: each query's best candidates by clip vector, scored by their frames.
 

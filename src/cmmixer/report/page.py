@@ -108,7 +108,7 @@ class Found:
 
     Attributes:
         media: what was found.
-        score: cosine similarity with the query.
+        score: cosine similarity with the query, or its sequence score.
         partner: whether it is the query's true other half.
         start_seconds, end_seconds: where in the file.
     """

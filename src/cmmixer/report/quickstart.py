@@ -25,6 +25,7 @@ from cmmixer.data.store import ClipStore
 from cmmixer.evaluation.ranks import rankings
 from cmmixer.evaluation.reconstruct import Separation, Separator
 from cmmixer.evaluation.retrieval import WAYS, Evaluation
+from cmmixer.evaluation.sequence import told_score
 from cmmixer.goes import took
 from cmmixer.media.decode import Film
 from cmmixer.models.frontend import FrontEnd
@@ -210,7 +211,7 @@ def _example(
     found = []
     for which in order[:HITS]:
         clip = library.clip(ids[which])
-        score, span = float(scores_QN[query, which]), clip.span
+        score, span = told_score(float(scores_QN[query, which])), clip.span
         found.append(Found(found_as(clip), score, bool(which == query), span.start_seconds, span.end_seconds))
     place = int(np.flatnonzero(order == query)[0]) + 1
     return Example(way, asked(library.clip(ids[query])), found, place, len(ids))
