@@ -30,4 +30,4 @@ def test_the_document_of_steps_is_made_from_the_stored_results() -> None:
     # What its text claims.
     ratio = {name: row["times_transformers_processor"] for name, row in rows.items()}
     assert ratio["tiny-bf16-mixed"] >= 1.3 > ratio["base-bf16-mixed"]
-    assert ratio["tiny-32-true"] < 1.3
+    assert min(ratio["tiny-32-true"], ratio["base-32-true"]) >= 1.3

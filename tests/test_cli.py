@@ -92,6 +92,21 @@ def test_every_command_finds_its_function(name: str) -> None:
     assert callable(COMMANDS[name].load())
 
 
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [([], None), (["--frames_apart"], True), (["--no_frames_apart"], False), (["--no-frames-apart"], False)],
+)
+def test_a_switch_may_be_left_to_what_fits(tmp_path: Path, flags: list[str], value: bool | None) -> None:
+    settings, _ = parse(COMMANDS["finetune"], ["--data", "films", *flags])
+    assert settings.frames_apart is value
+    assert command_line("finetune", settings) == shlex.join(
+        ["cmmixer", "finetune", "--data", "films", *flags[:1]]
+    ).replace("no-frames-apart", "no_frames_apart")
+    (tmp_path / "recipe.yaml").write_text("frames_apart: false\n")
+    settings, _ = parse(COMMANDS["finetune"], ["--data", "films", "--config", str(tmp_path / "recipe.yaml")])
+    assert settings.frames_apart is False
+
+
 def test_what_a_docstring_says_of_a_field_is_told_to_its_end() -> None:
     helps = field_helps(FinetuneSettings)
     assert helps["frame_weight"] == (

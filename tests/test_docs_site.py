@@ -148,7 +148,10 @@ def test_flags_have_their_help_and_default_by_value(site: Path) -> None:
         "--data TEXT ¶ a folder of films, split/{video,audio}/ pairs, a Kinetics list, a CSV or JSONL manifest"
         in finetune
     )
-    assert "those of its own clip's other instants included, instead of whole clips. Default: 0.0." in finetune
+    assert (
+        "those of its own clip's other instants included, instead of whole clips; default: all of it with frames apart and 500 clips or more, else 0."
+        in finetune
+    )
     assert "which --rerank sequence looks at" in finetune
 
 

@@ -56,8 +56,8 @@ def write_document(results: Path, budget: str, document: Path | None = None) -> 
 # Rows that the README shows.
 IN_README = (
     "scratch", "plain", "cavmae", "image", "frames-canonical", "contrast-equal", "frames-half", "contrast", "contrast-canonical",
-    "apart", "apart-plain", "apart-frames", "apart-plain-half", "apart-half", "apart-contrast",
-    "scratch-pair-mix", "frames-pair-mix", "contrast-pair-mix",
+    "apart", "apart-plain", "apart-image", "apart-frames", "apart-plain-half", "apart-image-half", "apart-half", "apart-contrast",
+    "scratch-pair-mix", "frames-pair-mix", "contrast-pair-mix", "apart-pair-mix", "apart-half-pair-mix", "apart-contrast-pair-mix",
 )  # fmt: skip
 BEGIN, END = "<!-- figures: study -->", "<!-- end of study -->"
 

@@ -116,7 +116,7 @@ def _add(group: Any, field: dataclasses.Field[Any], hint: Any, text: str, *, pos
     name = FLAG_OF_FIELD.get(field.name, field.name)
     if positional:
         group.add_argument(name, type=hint, help=text, metavar=name.upper())
-    elif hint is bool:
+    elif hint in (bool, bool | None):
         group.add_argument(f"--{name}", action=ActionYesNo(no_prefix="no_"), default=field.default, help=text)
     else:
         names = [SHORT[name], f"--{name}"] if name in SHORT else [f"--{name}"]
