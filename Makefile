@@ -23,9 +23,9 @@ system: ## Chromium for the tests of the page, where this is Debian and we are r
 quickstart: $(STAMP) ## films -> pretrain -> finetune -> evaluate -> index -> search -> report, about 5 minutes
 	$(BIN)/cmmixer quickstart
 
-# Tests train very small networks beside decoder processes: a second thread would spin more than it computes.
+# Tests train very small networks beside decoder processes: a second thread would spin more than it computes, so no thread spins.
 test: $(STAMP) system ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 bench: $(STAMP) system ## measure speeds beside their floors and write the tables; some minutes, with ALL=1 half an hour
 	$(BIN)/python -m benchmarks.figures $(if $(ALL),--all)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.search_scale import DOCUMENT, RESULTS, section, with_section
 from cmmixer.benching import bench
@@ -62,7 +63,9 @@ def test_small_run(tmp_path: Path) -> None:
     settings = BenchSettings(
         what="search", rows=3000, dim=32, queries=20, out=str(tmp_path / "results" / "search.json")
     )
+    threads = torch.get_num_threads()
     report = bench(settings)
+    assert torch.get_num_threads() == threads
     figures = json.loads((tmp_path / "results" / "search.json").read_text())
     assert figures == report.figures
     names = [row["name"] for row in figures["engines"]]

@@ -6,6 +6,8 @@ Letters: N rows, Q queries, K = 10 answers, E values of a vector.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import faiss
@@ -141,14 +143,14 @@ class FaissGraph:
         self.index = faiss.IndexHNSWFlat(rows_NE.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
         self.index.hnsw.efConstruction = _BUILT_WITH
         self.threads, self.pools = threads, ThreadpoolController()
-        faiss.omp_set_num_threads(threads)
         begun = time.perf_counter()
         self.build_seconds = 0.0
-        for start in range(0, len(rows_NE), _ADDED_ROWS):
-            if self.build_seconds >= most_seconds:
-                break
-            self.index.add(rows_NE[start : start + _ADDED_ROWS])
-            self.build_seconds = time.perf_counter() - begun
+        with _faiss_threads(threads):
+            for start in range(0, len(rows_NE), _ADDED_ROWS):
+                if self.build_seconds >= most_seconds:
+                    break
+                self.index.add(rows_NE[start : start + _ADDED_ROWS])
+                self.build_seconds = time.perf_counter() - begun
         self.is_whole = self.index.ntotal == len(rows_NE)
         links = 4.0 * self.index.hnsw.neighbors.size() + 8.0 * self.index.hnsw.offsets.size()
         self.bytes_per_row = 4.0 * rows_NE.shape[1] + links / len(rows_NE)
@@ -177,7 +179,17 @@ class FaissGraph:
         return self.compared * 2.0 * float(self.index.d)
 
 
-def _ask_faiss(index: faiss.Index, queries_QE: Vectors, threads: int, pools: ThreadpoolController) -> Places:
+@contextmanager
+def _faiss_threads(threads: int) -> Iterator[None]:
+    """So many threads for faiss, and then as many as before: torch's are counted by the same library."""
+    before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)
-    with pools.limit(limits=threads):  # of its matrix products
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _ask_faiss(index: faiss.Index, queries_QE: Vectors, threads: int, pools: ThreadpoolController) -> Places:
+    with _faiss_threads(threads), pools.limit(limits=threads):  # the pools are those of its matrix products
         return np.asarray(index.search(queries_QE, K)[1], dtype=np.int64)
