@@ -281,6 +281,7 @@ def test_what_the_document_says_of_the_seeds_is_so() -> None:
         == "every seed of the first is above every seed of the second (2 and 2 seeds)"
     )
     assert _relation([0.3, 0.4], [0.5]) == "every seed of the first is below every seed of the second (2 and 1 seeds)"
+    assert _relation([0.3], [0.5]) == "too few to say more (1 and 1 seeds)"
     assert _relation([0.3, 0.4], [0.2, 0.35]) == "their seeds overlap (2 and 2 seeds)"
 
 

@@ -232,7 +232,7 @@ def _compared(words: str, names: Sequence[str], other_words: str, others: Sequen
 def _relation(row: Sequence[float], other: Sequence[float]) -> str:
     """How the seeds of one row stand to those of another."""
     seeds = f"{len(row)} and {len(other)} seeds"
-    if min(len(row), len(other)) < 2:
+    if len(row) == len(other) == 1:
         return f"too few to say more ({seeds})"
     if min(row) > max(other):
         return f"every seed of the first is above every seed of the second ({seeds})"

@@ -23,8 +23,8 @@ PLAIN_TOKENS, PLAIN_QUERIES = 1024, 256
 def attend(query_BhLd: Tensor, key_BhLd: Tensor, value_BhLd: Tensor) -> Tensor:
     """softmax(q k' / sqrt(d)) v, [B, h, L, d], by the fused kernel, or by three plain ones where those are faster."""
     if query_BhLd.device.type == "cpu" and query_BhLd.dtype == torch.bfloat16 and query_BhLd.shape[2] <= PLAIN_TOKENS:
-        some = [_attend(part, key_BhLd, value_BhLd) for part in query_BhLd.split(PLAIN_QUERIES, dim=2)]
-        return torch.cat(some, dim=2)
+        parts = torch.split(query_BhLd, PLAIN_QUERIES, dim=2)
+        return torch.cat([_attend(part_BhQd, key_BhLd, value_BhLd) for part_BhQd in parts], dim=2)
     return functional.scaled_dot_product_attention(query_BhLd, key_BhLd, value_BhLd)
 
 
