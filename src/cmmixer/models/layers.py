@@ -23,8 +23,10 @@ PLAIN_TOKENS, PLAIN_QUERIES = 1024, 256
 def attend(query_BhLd: Tensor, key_BhLd: Tensor, value_BhLd: Tensor) -> Tensor:
     """softmax(q k' / sqrt(d)) v, [B, h, L, d], by the fused kernel, or by three plain ones where those are faster."""
     if query_BhLd.device.type == "cpu" and query_BhLd.dtype == torch.bfloat16 and query_BhLd.shape[2] <= PLAIN_TOKENS:
-        parts = torch.split(query_BhLd, PLAIN_QUERIES, dim=2)
-        return torch.cat([_attend(part_BhQd, key_BhLd, value_BhLd) for part_BhQd in parts], dim=2)
+        parts = [
+            _attend(part_BhQd, key_BhLd, value_BhLd) for part_BhQd in torch.split(query_BhLd, PLAIN_QUERIES, dim=2)
+        ]
+        return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
     return functional.scaled_dot_product_attention(query_BhLd, key_BhLd, value_BhLd)
 
 

@@ -47,7 +47,7 @@ class Linear(nn.Linear):
 
 
 def multiply(values: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """Values weight' + bias, [..., D] by [K, D] -> [..., K], and the GELU of it; without gradients.
+    """The product values weight' + bias, [..., D] by [K, D] -> [..., K], and the GELU of it; without gradients.
 
     Args:
         weight: of any strides, or laid out by oneDNN.
@@ -84,7 +84,7 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Dx = dy W, dW = dy' x, db = the sum of dy."""
+    """The gradients dx = dy W, dW = dy' x, db = the sum of dy."""
     values, weight = ctx.saved_tensors
     of_values, of_weight, of_bias = ctx.needs_input_grad
     flat_NK = gradient.reshape(-1, gradient.shape[-1])

@@ -31,7 +31,8 @@ from cmmixer.version import __version__
 
 # Pairs from whose features the heads start (more if towers are wide), and how many go through the towers at a time.
 HEAD_CLIPS, HEAD_BATCH = 1024, 32
-# With 300 pairs pair mixing lifts R@1 much, with 1,000 it costs a third (docs/study.md, docs/lab-notebook.md).
+# With 300 pairs pair mixing lifts R@1 much, and a loss on single frames learns them by heart; with 1,200 pairs it is the other way
+# round (docs/study.md, docs/lab-notebook.md).
 FEW_CLIPS = 500
 
 
