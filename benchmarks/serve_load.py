@@ -68,7 +68,7 @@ def make_library(place: Path) -> None:
     card = checkpoint.Card(
         kind="retriever", model=found.model, clip=clip, statistics=statistics, options={"embed_dim": 256}, settings={}
     )
-    checkpoint.save(place / "run", card, checkpoint.build(card).state_dict(), {}, {}, keep=1)
+    checkpoint.save(place / "run", card, checkpoint.build(card).state_dict(), keep=1)
     encoder = load_encoder(place / "run", "cpu")
     report = index(
         IndexSettings(model=str(place / "run"), data=str(place / "films"), index=str(place / "library"), device="cpu"),

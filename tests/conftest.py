@@ -70,5 +70,5 @@ def untrained_run(
         options={"embed_dim": embed_dim, "frames_apart": frames_apart},
         settings={},
     )
-    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), {}, {}, keep=1)
+    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), keep=1)
     return folder

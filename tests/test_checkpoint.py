@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from cmmixer import checkpoint
@@ -38,7 +39,8 @@ def save(run: Path, its: Card, step: int = 3, keep: int = 2) -> dict[str, torch.
 
     weights = checkpoint.build(its, seed=step).state_dict()
     its = dataclasses.replace(its, step=step)
-    checkpoint.save(run, its, weights, {"0.exp_avg": torch.ones(3)}, {"step": step}, keep=keep)
+    with checkpoint.written(run, its, weights, {"step": step}, keep=keep) as state:
+        (state / "state.safetensors").write_bytes(safetensors.torch.save({"0.exp_avg": torch.ones(3)}))
     return weights
 
 
@@ -51,9 +53,9 @@ def test_what_is_saved_comes_back(tmp_path: Path, kind: str) -> None:
     back = checkpoint.load_card(tmp_path)
     assert (back.kind, back.model, back.clip, back.statistics) == (kind, preset("nano").model, PICO, STATISTICS)
     assert back.settings == {"lr": 1e-3, "cutmix_minmax": [0.1, 0.2]}
-    tensors, progress = checkpoint.load_training(tmp_path)
-    assert torch.equal(tensors["0.exp_avg"], torch.ones(3))
-    assert progress == {"step": 3}
+    assert checkpoint.load_progress(tmp_path) == {"step": 3, "files": ["state.safetensors"]}
+    state = safetensors.torch.load_file(checkpoint.resolve(tmp_path) / "training" / "state.safetensors")
+    assert torch.equal(state["0.exp_avg"], torch.ones(3))
 
 
 def test_a_shared_tower_is_saved_and_loaded(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     real = Path.write_bytes
 
     def full(self: Path, data: bytes) -> int:
-        if self.name == "training.safetensors":
+        if self.name == "state.safetensors":
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(self, data)
 
@@ -97,6 +99,15 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         save(tmp_path, card(), 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
     assert checkpoint.load_card(tmp_path).step == 1
+
+
+def test_a_missing_file_of_the_optimiser_s_state_is_told(tmp_path: Path) -> None:
+    save(tmp_path, card())
+    (checkpoint.resolve(tmp_path) / "training" / "state.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"training: 1 of 1 files are not there, state\.safetensors the first; take"
+    ):
+        checkpoint.load_progress(tmp_path)
 
 
 def test_nothing_there_is_told_apart(tmp_path: Path) -> None:

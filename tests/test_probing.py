@@ -379,7 +379,7 @@ def test_a_finished_probe_is_not_trained_again_and_another_one_is_refused(tmp_pa
     ):
         probe(finetuning(tmp_path, data, batch_size=3, model=str(fold)))
     other = checkpoint.build(checkpoint.load_card(tmp_path / "run"), seed=7)
-    checkpoint.save(tmp_path / "run", checkpoint.load_card(tmp_path / "run"), other.state_dict(), {}, {}, keep=1)
+    checkpoint.save(tmp_path / "run", checkpoint.load_card(tmp_path / "run"), other.state_dict(), keep=1)
     with pytest.raises(CheckpointError, match=r"holds a classifier of another probe \(other model\)"):
         probe(finetuning(tmp_path, data, batch_size=3))
 

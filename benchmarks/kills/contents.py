@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
 from cmmixer import checkpoint
 from cmmixer.atomic import TEMPORARY
@@ -26,6 +26,7 @@ from cmmixer.data.store import CARD, ClipStore
 from cmmixer.embedding import folder as vector_folder
 from cmmixer.embedding import read_vectors
 from cmmixer.indexing.folder import MomentIndex
+from cmmixer.train.saving import read_state
 
 NOTHING = "nothing yet"
 # Of values of unit vectors: a resumed index makes other batches, and sums are rounded otherwise in these.
@@ -64,10 +65,10 @@ def look_at_run(truth: Path, here: Path) -> str:
     """The step that a training run stands at; every checkpoint that shows is whole."""
     for folder in here.glob("checkpoints/step-*"):
         checkpoint.load_weights(folder)
-        checkpoint.load_training(folder)
+        _state(folder)
     if not (here / "latest").exists():
         return NOTHING
-    step, last = (checkpoint.load_training(run)[1]["step"] for run in (here, truth))
+    step, last = (checkpoint.load_progress(run)["step"] for run in (here, truth))
     checkpoint.load_weights(here)
     return f"step {step} of {last}"
 
@@ -75,8 +76,8 @@ def look_at_run(truth: Path, here: Path) -> str:
 def differences_of_runs(truth: Path, here: Path) -> list[str]:
     """Weights, optimiser state, losses of every step, each bit by bit; the list of checkpoints and of sources."""
     found = []
-    for name in ("weights.safetensors", "training.safetensors"):
-        mine, theirs = (load_file(checkpoint.resolve(run) / name) for run in (here, truth))
+    for name, tensors in (("weights", checkpoint.load_weights), ("the optimiser's state", _state)):
+        mine, theirs = tensors(here), tensors(truth)
         worst = max(float((mine[key].double() - theirs[key].double()).abs().max()) for key in theirs)
         if mine.keys() != theirs.keys() or not all(torch.equal(mine[key], theirs[key]) for key in theirs):
             found.append(f"{name} differs by up to {worst:.2g}")
@@ -89,6 +90,10 @@ def differences_of_runs(truth: Path, here: Path) -> list[str]:
     if kept[0] != kept[1]:
         found.append(f"checkpoints {kept[0]}, not {kept[1]}")
     return found + _texts(truth, here, "latest", "sources.txt", "skipped.json")
+
+
+def _state(run: Path) -> dict[str, Tensor]:
+    return read_state(run, checkpoint.build(checkpoint.load_card(run)))
 
 
 def _log(run: Path) -> list[dict[str, Any]]:

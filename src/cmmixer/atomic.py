@@ -97,7 +97,7 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             _sync(file)
         if folder.exists():  # written before by the same step of an interrupted run: the content is the same
             shutil.rmtree(folder)

@@ -6,8 +6,8 @@
       checkpoints/step-00000400/     a checkpoint
         weights.safetensors          the network, nothing else; no pickle anywhere
         card.json                    what it is, how it was made, from what
-        training.safetensors         the optimiser's state, to go on exactly
-        training.json                where training stood
+        training/*.safetensors       the optimiser's state, to go on exactly: one file, or one of each process (`train.saving`)
+        training.json                where training stood, and which files there must be
 
 Every function takes a run's folder or a checkpoint's.
 """
@@ -18,6 +18,8 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ from cmmixer.models.retriever import Retriever
 from cmmixer.types import Statistics
 
 FORMAT = 1
+STATE = "training"
 # What made each kind; `build` makes its network.
 COMMANDS = {"mae": "pretrain", "retriever": "finetune", "classifier": "probe --mode finetune"}
 
@@ -114,37 +117,55 @@ def build(card: Card, seed: int = 0) -> nn.Module:
         return Retriever(card.model, card.clip, card.statistics, **card.options)
 
 
-def save(
-    run: Path,
-    card: Card,
-    weights: dict[str, Tensor],
-    training: dict[str, Tensor],
-    progress: dict[str, Any],
-    *,
-    keep: int,
-) -> Path:
-    """Writes a checkpoint whole, points `latest` at it, and removes the oldest beyond `keep`.
+def save(run: Path, card: Card, weights: dict[str, Tensor], *, keep: int) -> Path:
+    """Writes a checkpoint of a network that nobody will train on: without an optimiser's state. See `written`.
 
     Returns:
         The checkpoint's folder.
+    """
+    with written(run, card, weights, {}, keep=keep):
+        return run / "checkpoints" / folder_name(card)
+
+
+@contextmanager
+def written(
+    run: Path, card: Card, weights: dict[str, Tensor], progress: dict[str, Any], *, keep: int
+) -> Iterator[Path]:
+    """Writes a checkpoint whole, points `latest` at it, and removes the oldest beyond `keep`.
+
+    Args:
+        run: the run's folder.
+        card: what the checkpoint is.
+        weights: of the network.
+        progress: where training stands.
+        keep: how many checkpoints stay.
+
+    Yields:
+        A folder for files of the optimiser's state.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; what was there before stays valid.
     """
-    folder = run / "checkpoints" / f"step-{card.step:08d}"
-    payload = safetensors.torch.save(_contiguous(weights))
+    folder = run / "checkpoints" / folder_name(card)
+    payload = safetensors.torch.save(contiguous(weights))
     card = dataclasses.replace(card, model_id=hashlib.sha256(payload).hexdigest(), torch_version=str(torch.__version__))
     with explain_full_disk(run, CheckpointError), folder_written_whole(folder) as temporary:
         (temporary / "weights.safetensors").write_bytes(payload)
-        (temporary / "training.safetensors").write_bytes(safetensors.torch.save(_contiguous(training)))
-        (temporary / "training.json").write_text(json.dumps(progress, indent=1))
+        (temporary / STATE).mkdir()
+        yield temporary / STATE
+        files = sorted(file.name for file in (temporary / STATE).iterdir())
+        (temporary / "training.json").write_text(json.dumps({**progress, "files": files}, indent=1))
         (temporary / "card.json").write_text(json.dumps(card.as_json(), indent=1))
     with explain_full_disk(run, CheckpointError):
         write_atomically(run / "latest", folder.name + "\n")
     for old in sorted(folder.parent.glob("step-*"))[:-keep]:
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
-    return folder
+
+
+def folder_name(card: Card) -> str:
+    """A checkpoint's name in its run."""
+    return f"step-{card.step:08d}"
 
 
 def resolve(path: str | Path) -> Path:
@@ -214,21 +235,30 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     return _tensors(folder / "weights.safetensors", payload)
 
 
-def load_training(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's tensors and where training stood.
+def load_progress(path: str | Path) -> dict[str, Any]:
+    """Where training stood; files of the optimiser's state that it names are there.
 
     Raises:
         CheckpointError: missing or damaged.
     """
     folder = resolve(path)
-    file = folder / "training.safetensors"
     try:
-        progress = json.loads((folder / "training.json").read_text())
-    except (OSError, ValueError) as fault:
+        progress: dict[str, Any] = json.loads((folder / "training.json").read_text())
+        missing = [name for name in progress["files"] if not (folder / STATE / name).is_file()]
+    except KeyError as fault:
+        raise CheckpointError(
+            f"{folder}: of an older version, or nobody was to train on; start a new run from its weights with --init, or --overwrite"
+        ) from fault
+    except (OSError, ValueError, TypeError) as fault:
         raise CheckpointError(
             f"{folder}/training.json: cannot be read ({fault}); training cannot go on from here"
         ) from fault
-    return _tensors(file, _read(file)), progress
+    if missing:
+        raise CheckpointError(
+            f"{folder}/{STATE}: {len(missing)} of {len(progress['files'])} files are not there, {missing[0]} the first; "
+            "take another checkpoint of the run"
+        )
+    return progress
 
 
 def load_model(path: str | Path, kind: str | None = None, device: str | torch.device = "cpu") -> nn.Module:
@@ -270,7 +300,8 @@ def fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
     model.load_state_dict(weights, strict=True)
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, each in memory of its own."""
     # Cloned, because safetensors refuses tensors that share memory, as those of a shared tower do.
     return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
 

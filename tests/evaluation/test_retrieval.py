@@ -63,7 +63,7 @@ def test_a_collapsed_encoder_ranks_last(run: Path, tmp_path: Path) -> None:
         # All clips on one point: nothing of the clip gets through, only the same direction.
         weights[f"heads.{sense}.project.weight"] = torch.zeros_like(weights[f"heads.{sense}.project.weight"])
     card = dataclasses.replace(checkpoint.load_card(run), step=1)
-    checkpoint.save(tmp_path, card, weights, {"none": torch.zeros(1)}, {}, keep=1)
+    checkpoint.save(tmp_path, card, weights, keep=1)
     metrics = evaluate(settings(tmp_path), dataset=random_clips(20)).metrics
     assert metrics["video_to_audio"]["R@1"] == metrics["audio_to_video"]["R@10"] == 0.0
     assert metrics["video_to_audio"]["MedR"] == 20

@@ -131,7 +131,7 @@ def _untrained(settings: BenchSettings, folder: Path) -> Path:
         options={"embed_dim": _EMBED_DIM},
         settings={},
     )
-    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), {}, {}, keep=1)
+    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), keep=1)
     return folder
 
 

@@ -72,7 +72,7 @@ def clips_per_process(settings: TrainingSettings, world: int, clips: int) -> int
 
 def _as_it_was(settings: TrainingSettings, world: int, clips: int) -> int:
     began = checkpoint.load_card(settings.out).settings.get("batch_size")
-    _, where = checkpoint.load_training(settings.out)
+    where = checkpoint.load_progress(settings.out)
     batch, asked = where["clips_per_batch"], settings.batch_size * world
     if where["clips"] != clips:
         raise CheckpointError(

@@ -37,10 +37,10 @@ from cmmixer.train.continuing import (
 )
 from cmmixer.train.guard import Attempt, StepGuard
 from cmmixer.train.log import Log
-from cmmixer.train.optim import adamw, clip_gradients, load_state_tensors, state_tensors
+from cmmixer.train.optim import adamw, clip_gradients, load_state_tensors
 from cmmixer.train.processes import explain_lost_process
+from cmmixer.train.saving import read_state, write_checkpoint
 from cmmixer.train.schedule import step_size
-from cmmixer.train.slices import whole
 from cmmixer.types import Batch
 
 
@@ -119,13 +119,14 @@ class _Fit:
             return self._run()
 
     def _run(self) -> Path:
-        state = self._resume()
+        resumed = self._resume()
         settings = self.settings
         speed_up(self.task.network, compiled=settings.compile, recompute=settings.grad_checkpointing)
         self.network = self.fabric.setup_module(self.task.network)
         # After the set-up, which may have sliced the parameters.
         self.optimizer = adamw(self.task.network, self.settings)
-        if state:
+        if resumed:
+            state = read_state(self.run_folder, self.task.network)
             load_state_tensors(self.optimizer, self.task.network, state)
         self.guard = StepGuard(self.optimizer, self.fabric.device)
         self.network.train()
@@ -139,25 +140,24 @@ class _Fit:
         self.fabric.barrier()
         return checkpoint.resolve(self.run_folder)
 
-    def _resume(self) -> dict[str, Tensor]:
-        """Takes up the newest checkpoint of the run, if its settings are these; returns the optimiser's state."""
+    def _resume(self) -> bool:
+        """Takes up the newest checkpoint of the run, if there is one and its settings are these; all but the optimiser's state."""
         if not goes_on(self.settings):
             self.fabric.barrier()
             if self.fabric.is_global_zero:
                 start_run_folder(self.run_folder, self.settings)
             self.fabric.barrier()
-            return {}
+            return False
         card = checkpoint.load_card(self.run_folder)
         refuse_other_settings(self.run_folder, card, self.task.card, self.settings)
         checkpoint.fill(self.task.network, checkpoint.load_weights(self.run_folder), str(self.run_folder))
-        tensors, where = checkpoint.load_training(self.run_folder)
-        self.step = self.saved_step = where["step"]
+        self.step = self.saved_step = checkpoint.load_progress(self.run_folder)["step"]
         if self.fabric.is_global_zero:
             for folder in (self.run_folder, self.run_folder / "checkpoints"):
                 remove_leftovers(folder)
             self.log.cut(self.step)
         self.fabric.barrier()
-        return tensors
+        return True
 
     def _epoch(self, epoch: int) -> None:
         """The rest of an epoch, from the step the run stands at."""
@@ -274,27 +274,17 @@ class _Fit:
     def _save(self, losses: dict[str, Tensor]) -> None:
         self._look()
         self.saved_at, self.saved_step = time.monotonic(), self.step
-        # In one piece whatever the strategy, so that any number of processes, or none, can read it.
-        weights = {name: whole(tensor) for name, tensor in self.task.network.state_dict().items()}
-        state = state_tensors(self.optimizer, self.task.network)
-        if self.fabric.is_global_zero:
-            card = dataclasses.replace(
-                self.task.card,
-                step=self.step,
-                epoch=self.step / self.steps_per_epoch,
-                clips_seen=self.step * self.clips_per_batch * self.settings.accum_iter,
-                metrics={name: value.item() for name, value in losses.items()},
-            )
-            where = {"step": self.step, "clips": len(self.dataset), "clips_per_batch": self.clips_per_batch}
-            skips = SkipReport([*self.dataset.skips, *self.batches.skips])
-            if len(skips):
-                skips.write(self.run_folder)
-            checkpoint.save(
-                self.run_folder,
-                card,
-                weights,
-                state,
-                where,
-                keep=self.settings.keep,
-            )
-        self.fabric.barrier()
+        card = dataclasses.replace(
+            self.task.card,
+            step=self.step,
+            epoch=self.step / self.steps_per_epoch,
+            clips_seen=self.step * self.clips_per_batch * self.settings.accum_iter,
+            metrics={name: value.item() for name, value in losses.items()},
+        )
+        skips = SkipReport([*self.dataset.skips, *self.batches.skips])
+        if len(skips) and self.fabric.is_global_zero:
+            skips.write(self.run_folder)
+        where = {"step": self.step, "clips": len(self.dataset), "clips_per_batch": self.clips_per_batch}
+        write_checkpoint(
+            self.fabric, self.run_folder, card, self.task.network, self.optimizer, where, keep=self.settings.keep
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cmmixer.config.training import TrainingSettings
-from cmmixer.train.slices import sliced_like, whole
+from cmmixer.train.slices import whole
 
 
 def adamw(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
@@ -48,39 +47,31 @@ def clip_gradients(network: nn.Module, longest: float) -> Tensor:
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors, `number.name`, each in one piece, for a file without pickle.
+    """The optimiser's state as named tensors, `number.name`, each whole or sliced as its parameter is.
 
-    Numbers count matrices first, then all other trainable parameters, as the network names them. Every process must call
-    it; only the first gets the tensors, on the CPU, so that the state of a sliced network never lies whole on a device.
+    Numbers are those of `numbered`.
     """
-    keep = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    tensors: dict[str, Tensor] = {}
-    for number, parameter in enumerate(_numbered(network)):
-        for name, value in optimizer.state[parameter].items():
-            tensor = whole(torch.as_tensor(value))
-            if keep:
-                tensors[f"{number}.{name}"] = tensor.cpu()
-    return tensors
+    return {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, parameter in enumerate(numbered(network))
+        for name, value in optimizer.state[parameter].items()
+    }
 
 
 def load_state_tensors(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Puts back what `state_tensors` gave, on any number of processes; parameter groups are the present run's."""
+    """Puts back what `state_tensors` gave, sliced as the parameters now are; parameter groups are the present run's."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = tensor
-    numbered = _numbered(network)
-    number_of = {parameter: number for number, parameter in enumerate(numbered)}
+    number_of = {parameter: number for number, parameter in enumerate(numbered(network))}
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    own: dict[int, dict[str, Any]] = {
-        place: {name: sliced_like(value, parameter) for name, value in state[number_of[parameter]].items()}
-        for place, parameter in enumerate(order)
-        if number_of[parameter] in state
-    }
+    own = {place: state[number_of[parameter]] for place, parameter in enumerate(order) if number_of[parameter] in state}
     optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _numbered(network: nn.Module) -> list[nn.Parameter]:
+def numbered(network: nn.Module) -> list[nn.Parameter]:
+    """Trainable parameters in the order that files count them: matrices first, then all others, as the network names them."""
     matrices, rest = _matrices_and_rest(network)
     return matrices + rest
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from cmmixer.models.layers import Block
 
@@ -47,11 +47,3 @@ def _averaged(gradient: Tensor) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be sliced over the processes, in one piece. Every process must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def sliced_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """This process's part of a whole tensor, sliced as the parameter is; nothing is sent."""
-    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
-        return tensor
-    device = parameter.to_local().device
-    return distribute_tensor(tensor.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None)
