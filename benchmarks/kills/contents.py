@@ -38,7 +38,7 @@ class Damage(Exception):  # noqa: N818 - a word for people, it ends up in the ta
 
 
 def _clips(store: Path) -> pa.Table:
-    return lance.dataset(str(store / "clips.lance")).to_table(scan_in_order=True)
+    return lance.dataset(str(store / "clips.lance")).to_table(scan_in_order=True, blob_handling="all_binary")
 
 
 def look_at_store(truth: Path, here: Path) -> str:

@@ -39,7 +39,7 @@ prepare.prepare(PrepareSettings(data=sys.argv[1], out=sys.argv[2], workers=1, fr
 
 
 def rows(folder: Path, table: str = "clips.lance") -> Any:
-    return lance.dataset(str(folder / table)).to_table(scan_in_order=True)
+    return lance.dataset(str(folder / table)).to_table(scan_in_order=True, blob_handling="all_binary")
 
 
 def written_files(folder: Path, table: str = "clips.lance") -> set[str]:
@@ -60,7 +60,9 @@ class TestPrepare:
         there = prepare(prepare_settings(mixed_films, s3, **ON_RAY))
         assert there.as_json() | {"store": "-", "seconds": 0} == here.as_json() | {"store": "-", "seconds": 0}
         options = open_folder(s3).storage_options
-        found = lance.dataset(f"{s3}/clips.lance", storage_options=options).to_table(scan_in_order=True)
+        found = lance.dataset(f"{s3}/clips.lance", storage_options=options).to_table(
+            scan_in_order=True, blob_handling="all_binary"
+        )
         assert found.equals(rows(tmp_path / "here"))
         assert open_folder(s3).read_text("skipped.txt") == (tmp_path / "here/skipped.txt").read_text()
 

@@ -39,7 +39,7 @@ prepare.prepare(PrepareSettings(data=sys.argv[1], out=sys.argv[2], workers=1, fr
 
 
 def rows(place: Path | str) -> pa.Table:
-    return open_table(open_folder(place)).to_table(scan_in_order=True)
+    return open_table(open_folder(place)).to_table(scan_in_order=True, blob_handling="all_binary")
 
 
 def test_a_store_on_s3_holds_what_one_on_a_disk_does(mixed_films: Path, tmp_path: Path, s3: str) -> None:

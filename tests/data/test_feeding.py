@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -232,21 +233,46 @@ class TestFaults:
     def test_a_damaged_picture_is_told(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clips = opened(store)
         jpegs = clips.store.jpegs([4])[0]
-        real = ClipStore._take
-
-        def damaged(self: ClipStore, *args: Any) -> Any:
-            table = real(self, *args)
-            place = table.schema.get_field_index("frames")
-            torn = pa.array([[jpegs[0], jpegs[1][:200]]], table.schema.field("frames").type)
-            return table.set_column(place, "frames", torn)
-
-        monkeypatch.setattr(ClipStore, "_take", damaged)
-        for read in (
-            lambda: clips.read([4]),
-            lambda: clips.read_into([4], np.empty((1, 2, 3, 32, 32), np.uint8), np.empty((1, 2, 2000), np.int16)),
-        ):
+        monkeypatch.setattr(ClipStore, "jpegs", lambda self, rows: [[jpegs[0], jpegs[1][:200]]])
+        for read in both_ways_to_read(clips):
             with pytest.raises(StoreError, match=r"missing or damaged \(.*[Tt]runcated"):
                 read()
+
+    def test_bytes_that_were_written_over_are_told(self, store: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(store, tmp_path / "store"))
+        clips = opened(copy)
+        pictures = clips.store._aside["frames"]
+        with open(pictures.files[pictures.file_C[4]], "r+b") as file:
+            file.seek(pictures.position_C[4])
+            file.write(bytes(100))
+        for read in both_ways_to_read(clips):
+            with pytest.raises(StoreError, match=r"missing or damaged \(cannot identify image file"):
+                read()
+
+    def test_a_file_that_ends_before_a_sound_is_told(self, store: Path, tmp_path: Path) -> None:
+        copy = Path(shutil.copytree(store, tmp_path / "store"))
+        clips = opened(copy)
+        sounds = clips.store._aside["windows"]
+        end = int(sounds.position_C[4] + sounds.size_C[4]) - 3
+        os.truncate(sounds.files[sounds.file_C[4]], end)
+        with pytest.raises(StoreError, match=rf"missing or damaged \(\w+\.lance: ends early, at byte {end}\)"):
+            both_ways_to_read(clips)[1]()
+
+    def test_values_lie_where_the_table_says(self, store: Path) -> None:
+        """The slow twin: Lance's own reader."""
+        clips = opened(store).store
+        rows = [5, 0, 3, 5]
+        table = lance.dataset(str(store / "clips.lance"))
+        for column in ("frames", "windows"):
+            told = table.read_blobs(column, indices=rows, preserve_order=True)
+            assert clips._values(column, rows) == [value for _, value in told]
+        assert [b"".join(jpegs) for jpegs in clips.jpegs(rows)] == clips._values("frames", rows)
+
+
+def both_ways_to_read(clips: StoreClips) -> list[Callable[[], Any]]:
+    """Row 4 as a clip, and laid down in a batch."""
+    video, audio = np.empty((1, 2, 3, 32, 32), np.uint8), np.empty((1, 2, 2000), np.int16)
+    return [lambda: clips.read([4]), lambda: clips.read_into([4], video, audio)]
 
 
 class TestCommand:

@@ -91,7 +91,7 @@ class TestContent:
         card = json.loads((store / "store.json").read_text())
         assert card["clip"] == GEOMETRY
         assert card["data"] == str(films)
-        assert (card["format"], card["complete"], card["stride_seconds"]) == (1, True, 1.0)
+        assert (card["format"], card["complete"], card["stride_seconds"]) == (2, True, 1.0)
         assert card["created_by"].startswith("cmmixer ")
 
     def test_it_travels_to_other_processes_without_its_open_table(self, store: Path) -> None:
@@ -263,7 +263,7 @@ class TestContinuing:
         [
             (lambda s: shutil.rmtree(s / "clips.lance"), r"clips\.lance: missing or damaged"),
             (lambda s: (s / "store.json").write_text("{"), r"store\.json: damaged"),
-            (lambda s: (s / "store.json").write_text('{"format": 9}'), r"store format 9, expected 1; prepare it again"),
+            (lambda s: (s / "store.json").write_text('{"format": 9}'), r"store format 9, expected 2; prepare it again"),
             (lambda s: [f.write_bytes(b"x") for f in (s / "clips.lance/data").iterdir()], "missing or damaged"),
         ],
     )
@@ -328,7 +328,10 @@ prepare.prepare(PrepareSettings(data=sys.argv[1], out=sys.argv[2], workers=2, fr
 
 
 def same_rows(one: Path, other: Path) -> bool:
-    tables = [lance.dataset(str(folder / "clips.lance")).to_table(scan_in_order=True) for folder in (one, other)]
+    tables = [
+        lance.dataset(str(folder / "clips.lance")).to_table(scan_in_order=True, blob_handling="all_binary")
+        for folder in (one, other)
+    ]
     return bool(tables[0].equals(tables[1]))
 
 

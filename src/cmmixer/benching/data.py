@@ -46,19 +46,17 @@ class Reader:
     """One kind of reading.
 
     Attributes:
-        read: reads once, and says how many clips.
         clips_per_second, clips_per_processor_second: of each turn.
     """
 
-    read: Callable[[], int]
     clips_per_second: list[float] = field(default_factory=list)
     clips_per_processor_second: list[float] = field(default_factory=list)
 
-    def turn(self) -> None:
-        """Reads and measures."""
+    def turn(self, read: Callable[[], int]) -> None:
+        """Measures what reads once and says how many clips."""
         with ProcessorTime(all_stay=True) as processor:
             begun = time.perf_counter()
-            clips = self.read()
+            clips = read()
             seconds = time.perf_counter() - begun
         self.clips_per_second.append(clips / seconds)
         self.clips_per_processor_second.append(clips / processor.seconds)
@@ -89,22 +87,11 @@ def bench_data(settings: BenchSettings, progress: Progress) -> BenchReport:
         store = StoreClips(ClipStore.open(work / "store"))
         direct = open_clips(DataSettings(data=films), clip, workers=workers)
         assert isinstance(direct, FilmClips)
-        jpeg, jpeg_and_sound = stack.enter_context(ceilings(store, work, workers, settings.turn_seconds))
-        readers = {
-            JPEG: Reader(jpeg),
-            BYTES: Reader(jpeg_and_sound),
-            STORE: Reader(_loader(store, settings, workers)),
-            FILMS: Reader(_loader(direct, settings, workers)),
-        }
-        progress.start(settings.rounds + 1, "reading in turns")
-        for reader in readers.values():
-            reader.read()  # processes start, files come into memory
-        progress.advance()
+        readers = {name: Reader() for name in NAMES}
+        progress.start(settings.rounds, "reading in turns")
         for _ in range(settings.rounds):
-            for reader in readers.values():
-                reader.turn()
+            _round(readers, store, direct, settings, workers, work)
             progress.advance()
-        # Ended before their memory and their folder go.
         figures = {
             "preset": settings.preset,
             "frames": clip.frames,
@@ -172,6 +159,23 @@ def _used(films: str, clip: ClipSettings, workers: int) -> list[Any]:
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
+
+
+def _round(
+    readers: dict[str, Reader], store: StoreClips, direct: FilmClips, settings: BenchSettings, workers: int, work: Path
+) -> None:
+    """A turn of each, in processes of its own: where memory happens to lie, decoding takes a third longer in some than in others."""
+    with ceilings(store, work, workers, settings.turn_seconds) as (jpeg, jpeg_and_sound):
+        reads = {
+            JPEG: jpeg,
+            BYTES: jpeg_and_sound,
+            STORE: _loader(store, settings, workers),
+            FILMS: _loader(direct, settings, workers),
+        }
+        for read in reads.values():
+            read()  # processes start, files come into memory
+        for name, read in reads.items():
+            readers[name].turn(read)
 
 
 def _loader(dataset: ClipDataset, settings: BenchSettings, workers: int) -> Callable[[], int]:

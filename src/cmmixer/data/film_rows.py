@@ -112,12 +112,15 @@ def decode_jpeg(jpeg: bytes, planes_CHW: NDArray[np.uint8]) -> None:
 
     Raises:
         OSError: it is damaged.
-        ValueError: it has another size.
+        ValueError: it has another size, or is not in colour.
     """
-    # One format and no copy beside the planes: opening and copying would cost half as much as decoding.
+    # One format and no picture beside the planes: opening and copying would cost half as much as decoding.
     with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
-        for plane_HW, colour in zip(planes_CHW, picture.split(), strict=True):
-            plane_HW[...] = np.frombuffer(colour.tobytes(), np.uint8).reshape(colour.height, colour.width)
+        if picture.mode != "RGB":
+            raise ValueError(f"a picture of mode {picture.mode}, expected RGB")
+        for plane_HW, colour in zip(planes_CHW, "RGB", strict=True):
+            plane = np.frombuffer(picture.tobytes("raw", colour), np.uint8)
+            plane_HW[...] = plane.reshape(picture.height, picture.width)
 
 
 def _stored(name: str, span: Span, frames: Frames, windows: SoundWindows, jpeg_quality: int) -> StoredClip:

@@ -1,7 +1,7 @@
 """The clip store: decoded clips in one folder, made for fast reading in any order.
 
     store.json         what it holds and how it was made, for people and programs
-    clips.lance/       a Lance table, one row a clip: frames as JPEG, sound windows as 16-bit PCM
+    clips.lance/       a Lance table, one row a clip: frames as JPEG, one after the other, sound windows as 16-bit PCM
     journal.jsonl      films that gave no clip, or only some, in the order they were met
     skipped.json, .txt the same as a report, written when `prepare` ends
 
@@ -11,6 +11,7 @@ Rows are only ever added, and a commit shows all its rows or none, whatever kill
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,11 +27,12 @@ from cmmixer.atomic import LOCK
 from cmmixer.config.check import from_dict
 from cmmixer.config.clip import ClipSettings
 from cmmixer.data.film_rows import decode_jpeg
+from cmmixer.data.kept_aside import KeptAside
 from cmmixer.errors import StoreError
 from cmmixer.storage import Folder, Place, open_folder, server_told
 from cmmixer.types import Clip, Frames, SoundWindows, Span
 
-FORMAT = 1
+FORMAT = 2
 CARD, TABLE, JOURNAL = "store.json", "clips.lance", "journal.jsonl"
 OWN_FILES = (CARD, TABLE, JOURNAL, LOCK, "skipped.json", "skipped.txt")
 
@@ -45,14 +47,18 @@ SCHEMA = pa.schema(
         ("start_seconds", pa.float64()),
         ("end_seconds", pa.float64()),
         ("frame_times", pa.list_(pa.float64())),
-        ("frames", pa.list_(pa.large_binary())),
-        # As it is: compressed by Lance, sound takes longer to read than it takes to decode half of the pictures.
-        pa.field("windows", pa.large_binary(), metadata={"lance-encoding:compression": "none"}),
+        ("frame_bytes", pa.list_(pa.int32())),
+        # Kept aside and as they are, so that their places in a file can be asked for: see `kept_aside`.
+        pa.field("frames", pa.large_binary(), metadata={"lance-encoding:blob": "true"}),
+        pa.field("windows", pa.large_binary(), metadata={"lance-encoding:blob": "true"}),
         ("sample_rate_hz", pa.int32()),
         ("film_fingerprint", pa.utf8()),
     ]
 )
-CLIP_COLUMNS = [name for name in SCHEMA.names if name not in ("entry", "path", "split", "film_fingerprint")]
+ASIDE = ("frames", "windows")
+TOLD_OF_A_CLIP = ["id", "source", "label", "start_seconds", "end_seconds", "frame_times", "sample_rate_hz"]
+# The last version of Lance's files in which a value kept aside lies in the file of its row.
+FILE_VERSION = "2.1"
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,13 @@ class ClipStore:
         self.folder, self.card = folder, card
         self._table: lance.LanceDataset | None = None
         with _damage_told(folder):
-            columns = self._open().to_table(columns=["id", "source", "label", "split"], scan_in_order=True)
-        self.ids, self.sources, self.labels, self.splits = (column.to_pylist() for column in columns.columns)
+            table, names = self._open(), ["id", "source", "label", "split"]
+            columns = [*names, "frame_bytes", *ASIDE]
+            rows = table.to_table(columns=columns, with_row_address=True, scan_in_order=True)
+            self._aside = {name: KeptAside.of(table, folder.child(TABLE), rows, name) for name in ASIDE}
+            sizes_F = rows["frame_bytes"].combine_chunks().flatten().to_numpy()
+            self._frame_bytes_CT = sizes_F.reshape(len(rows), card.clip.frames)
+        self.ids, self.sources, self.labels, self.splits = (rows[name].to_pylist() for name in names)
 
     @classmethod
     def open(cls, place: Place) -> ClipStore:
@@ -178,9 +189,10 @@ class ClipStore:
             raise IndexError(f"{self.folder}: rows {list(indices)} asked for, there are {len(self)}")
         if not indices:
             return []
-        rows = self._take(indices, CLIP_COLUMNS).to_pylist()
+        rows = self._take(indices, TOLD_OF_A_CLIP).to_pylist()
+        jpegs, sounds = self.jpegs(indices), self._values("windows", indices)
         with _damage_told(self.folder):
-            return [_clip(row, self.settings) for row in rows]
+            return [_clip(*one, self.settings) for one in zip(rows, jpegs, sounds, strict=True)]
 
     def read_into(self, indices: Sequence[int], video_BTCHW: NDArray[np.uint8], audio_BTN: NDArray[np.int16]) -> None:
         """Decodes clips by row straight to where a batch wants them, in the order asked for.
@@ -193,12 +205,16 @@ class ClipStore:
         Raises:
             StoreError: the table is damaged, or was written anew since it was opened.
         """
-        table = self._take(indices, ["id", "frames", "windows"])
-        windows = table["windows"].combine_chunks()
+        if self.folder.storage_options is None:
+            with self._trouble_told():
+                self._aside["windows"].read_into(indices, list(audio_BTN))
+        else:
+            for samples_TN, sound in zip(audio_BTN, self._values("windows", indices), strict=True):
+                samples_TN.reshape(-1)[:] = np.frombuffer(sound, "<i2")
+        jpegs = self.jpegs(indices)
         with _damage_told(self.folder):
-            for place, jpegs in enumerate(table["frames"].to_pylist()):
-                audio_BTN[place].reshape(-1)[:] = np.frombuffer(windows[place].as_buffer(), "<i2")
-                for jpeg, planes_CHW in zip(jpegs, video_BTCHW[place], strict=True):
+            for jpegs_T, planes_TCHW in zip(jpegs, video_BTCHW, strict=True):
+                for jpeg, planes_CHW in zip(jpegs_T, planes_TCHW, strict=True):
                     decode_jpeg(jpeg, planes_CHW)
 
     def jpegs(self, indices: Sequence[int]) -> list[list[bytes]]:
@@ -207,15 +223,39 @@ class ClipStore:
         Raises:
             StoreError: the table is damaged, or was written anew since it was opened.
         """
-        frames: list[list[bytes]] = self._take(indices, ["id", "frames"])["frames"].to_pylist()
-        return frames
+        found = self._values("frames", indices)
+        return [_cut(value, self._frame_bytes_CT[index]) for index, value in zip(indices, found, strict=True)]
+
+    def _values(self, column: str, indices: Sequence[int]) -> list[bytes]:
+        """Values that are kept aside: read from the disk, or fetched by Lance, all at once."""
+        if self.folder.storage_options is None:
+            with self._trouble_told():
+                return self._aside[column].read(indices)
+        self._take(indices, ["id"])
+        with _damage_told(self.folder):
+            found = self._open().read_blobs(column, indices=list(indices), preserve_order=True)
+        return [value for _, value in found]
+
+    @contextmanager
+    def _trouble_told(self) -> Iterator[None]:
+        try:
+            with _damage_told(self.folder):
+                yield
+        except StoreError as error:
+            # Names of files are never used again: one that is gone belongs to a table that is.
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise self._prepared_anew() from error
+            raise
+
+    def _prepared_anew(self) -> StoreError:
+        return StoreError(f"{self.folder}: was prepared anew while it was read; start again")
 
     def _take(self, indices: Sequence[int], columns: list[str]) -> pa.Table:
         with _damage_told(self.folder):
             table = self._open().take(list(indices), columns=columns)
         found = table["id"].to_pylist()
         if found != [self.ids[index] for index in indices]:
-            raise StoreError(f"{self.folder}: was prepared anew while it was read; start again")
+            raise self._prepared_anew()
         return table
 
     def _open(self) -> lance.LanceDataset:
@@ -254,11 +294,16 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].split(", /")[0][:200]
 
 
-def _clip(row: dict[str, Any], clip: ClipSettings) -> Clip:
+def _cut(value: bytes, sizes_T: NDArray[np.int32]) -> list[bytes]:
+    ends_T = np.cumsum(sizes_T).tolist()
+    return [value[begin:end] for begin, end in itertools.pairwise([0, *ends_T])]
+
+
+def _clip(row: dict[str, Any], jpegs: list[bytes], sound: bytes, clip: ClipSettings) -> Clip:
     times_T = np.array(row["frame_times"], dtype=np.float64)
-    samples = np.frombuffer(row["windows"], dtype="<i2").astype(np.int16)  # a copy: others may write to it
+    samples = np.frombuffer(sound, dtype="<i2").astype(np.int16)  # a copy: others may write to it
     planes_TCHW = np.empty((len(times_T), 3, clip.height, clip.width), np.uint8)
-    for jpeg, planes_CHW in zip(row["frames"], planes_TCHW, strict=True):
+    for jpeg, planes_CHW in zip(jpegs, planes_TCHW, strict=True):
         decode_jpeg(jpeg, planes_CHW)
     return Clip(
         id=row["id"],

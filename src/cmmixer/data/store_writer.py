@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cmmixer.data.film_rows import FilmRows
 from cmmixer.data.manifest import Entry, readable
-from cmmixer.data.store import SCHEMA, TABLE, open_table
+from cmmixer.data.store import FILE_VERSION, SCHEMA, TABLE, open_table
 from cmmixer.storage import Folder, Held
 from cmmixer.storage.table import GrowingTable, read_beside, write_beside
 
@@ -31,7 +31,8 @@ def rows_of(entry: Entry, film: FilmRows, sample_rate_hz: int) -> list[dict[str,
             "start_seconds": clip.span.start_seconds,
             "end_seconds": clip.span.end_seconds,
             "frame_times": clip.times_seconds,
-            "frames": clip.jpegs,
+            "frame_bytes": list(map(len, clip.jpegs)),
+            "frames": b"".join(clip.jpegs),
             "windows": clip.windows,
             "sample_rate_hz": sample_rate_hz,
             "film_fingerprint": film.fingerprint,
@@ -71,7 +72,7 @@ class StoreWriter:
 
     def __init__(self, folder: Folder, held: Held) -> None:
         self.folder = folder
-        self._table = GrowingTable(folder, TABLE, SCHEMA, held)
+        self._table = GrowingTable(folder, TABLE, SCHEMA, held, FILE_VERSION)
         self._pending: list[dict[str, Any]] = []
         self._pending_bytes = 0
         self._parts: list[str] = []

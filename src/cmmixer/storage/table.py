@@ -46,10 +46,13 @@ class GrowingTable:
         name: of its own folder in there.
         schema: its columns; it is made where it is not there.
         held: the right to write.
+        file_version: of Lance's files in it; Lance's default where None.
     """
 
-    def __init__(self, folder: Folder, name: str, schema: pa.Schema, held: Held) -> None:
-        self._folder, self._name, self._held = folder, name, held
+    def __init__(
+        self, folder: Folder, name: str, schema: pa.Schema, held: Held, file_version: str | None = None
+    ) -> None:
+        self._folder, self._name, self._held, self._file_version = folder, name, held, file_version
         if not folder.has_below(f"{name}/_versions"):
             folder.remove(name)
             self._write(schema.empty_table(), "create")
@@ -86,4 +89,10 @@ class GrowingTable:
     def _write(self, rows: pa.Table, mode: str) -> None:
         options = self._folder.storage_options
         with server_told(self._folder):
-            lance.write_dataset(rows, self._folder.child(self._name), mode=mode, storage_options=options)
+            lance.write_dataset(
+                rows,
+                self._folder.child(self._name),
+                mode=mode,
+                storage_options=options,
+                data_storage_version=self._file_version,
+            )
