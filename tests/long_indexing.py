@@ -1,4 +1,4 @@
-"""Indexes a film of ten minutes, then one of two hours; prints by how much memory grew for the second, as JSON.
+"""Indexes a folder into FOLDER-index; prints its moments and the most memory that was taken, as JSON.
 
 A program of its own, because the most memory that a process ever had is all the system tells.
 """
@@ -43,15 +43,10 @@ def peak_bytes() -> int:
 
 
 def main(folder: Path) -> None:
-    """`folder` holds `short/` and `long/`."""
-    moments, peaks = [], []
-    for name in ("short", "long"):
-        settings = IndexSettings(
-            model="-", data=str(folder / name), index=str(folder / f"{name}-index"), workers=1, stride_seconds=4.0
-        )
-        moments.append(index(settings, encoder=Shades()).moments)
-        peaks.append(peak_bytes())
-    print(json.dumps({"moments": moments, "growth": peaks[1] - peaks[0]}))
+    """Indexes the films of a folder."""
+    settings = IndexSettings(model="-", data=str(folder), index=f"{folder}-index", workers=1, stride_seconds=4.0)
+    moments = index(settings, encoder=Shades()).moments
+    print(json.dumps({"moments": moments, "peak": peak_bytes()}))
 
 
 if __name__ == "__main__":

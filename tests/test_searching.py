@@ -148,8 +148,11 @@ def test_of_films_with_the_same_content_the_one_whose_rhythm_fits_is_found(tmp_p
                 if target == "audio"
                 else sound(query.with_suffix(".wav"), order, seconds_each=0.5)
             )
-            plain = _search(tmp_path / "library", asked, target=target)
-            timed = _search(tmp_path / "library", asked, target=target, rerank="sequence")
+            plain = _search(tmp_path / "library", asked, target=target, rerank="none")
+            timed = _search(tmp_path / "library", asked, target=target)
+            assert (plain.rerank, timed.rerank) == ("none", "sequence")
+            alike = _search(tmp_path / "library", asked, target=timed.by, by=timed.by)
+            assert alike.rerank == "none"
             assert max(hit.score for hit in plain.hits) - min(hit.score for hit in plain.hits) < 0.02
             first, last = timed.hits[0], timed.hits[-1]
             assert os.path.basename(first.path).startswith(name)

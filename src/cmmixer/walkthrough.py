@@ -369,7 +369,7 @@ def _search(plan: _Plan, films: str, progress: Progress) -> list[SearchResult]:
     results = []
     for target in ("audio", "video"):
         wanted = SearchSettings(
-            query=query, index=library.index, target=target, k=5, rerank="sequence", device=plan.settings.device
+            query=query, index=library.index, target=target, k=5, device=plan.settings.device
         )
         plan.note("search", wanted)
         with plan.goes.timed("search"):

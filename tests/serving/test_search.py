@@ -62,6 +62,36 @@ def test_the_service_finds_what_the_command_finds(shared: TestClient, library: P
     ]
 
 
+def test_what_happens_when_decides_between_sounds_of_the_same_content(served: Served, tmp_path: Path) -> None:
+    data = tmp_path / "rhythms"
+    film(data / "mute.mp4", [RED, BLUE], sound=None, seconds_each=0.5)
+    for name, colours in (("red-first.wav", [RED, BLUE]), ("blue-first.wav", [BLUE, RED])):
+        sound(data / name, colours, seconds_each=0.5)
+    client = served(index=str(make_index(data, tmp_path / "library")))
+    asked = {"query": upload(client, film(tmp_path / "q.mp4", [BLUE, RED], sound=None, seconds_each=0.5))["id"]}
+    for wanted, first in ((asked, "blue-first.wav"), ({"item": items(client)["mute.mp4"]["id"]}, "red-first.wav")):
+        page = find(client, **{**wanted, "for": "audio"})
+        assert (page["rerank"], names(page)[0]) == ("sequence", first)
+        assert page["hits"][0]["score"] > page["hits"][1]["score"] + 0.5
+        plain = find(client, **{**wanted, "for": "audio", "rerank": "none"})
+        assert plain["rerank"] == "none"
+        assert plain["hits"][0]["score"] == pytest.approx(plain["hits"][1]["score"], abs=0.02)
+    assert find(client, **asked, **{"for": "video", "by": "video"})["rerank"] == "none"
+    answer = client.get(f"{API}/search", params={**asked, "for": "film", "rerank": "sequence"})
+    assert problem(answer, 422, "bad-request")["detail"].startswith("rerank=sequence compares one sense with one; got film")
+
+
+def test_a_query_of_very_many_moments_is_left_as_the_clip_vectors_say(
+    shared: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = upload(shared, film(tmp_path / "query.mp4", [GREEN] * 3, sound=None))
+    assert query["moments"] == 5
+    monkeypatch.setattr("cmmixer.serving.finding._MOST_RERANKED", 4)
+    assert find(shared, query=query["id"])["rerank"] == "none"
+    assert find(shared, query=query["id"], start_seconds=1)["rerank"] == "sequence"
+    assert find(shared, query=query["id"], rerank="sequence")["rerank"] == "sequence"
+
+
 def test_more_like_an_item_and_like_one_of_its_moments(shared: TestClient) -> None:
     mixed = items(shared)["films/mixed.mp4"]["id"]
     whole = find(shared, item=mixed, **{"for": "audio"})

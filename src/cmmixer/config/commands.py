@@ -358,7 +358,8 @@ class SearchSettings:
             with both
         by: what of the query to find it by: audio, video, or film; default: the other sense, or film for film
         k: how many hits
-        rerank: sequence orders the best moments anew by what happens when; none leaves them as the clip vectors say
+        rerank: sequence orders the best moments anew by what happens when; none leaves them as the clip vectors say; default:
+            sequence where pictures look for sound or sound for pictures
         rerank_top: how many of each moment of the query
         timeline: also tell what goes with which part of the query, in its order
         edl: also write the hits as an edit decision list (CMX 3600) for an editing program to this file
@@ -375,7 +376,7 @@ class SearchSettings:
     target: str | None = None
     by: str | None = None
     k: int = 10
-    rerank: str = "none"
+    rerank: str | None = None
     rerank_top: int = 100
     timeline: bool = False
     edl: str | None = None
@@ -389,7 +390,8 @@ class SearchSettings:
     def __post_init__(self) -> None:
         refuse_remote("index", self.index, INDEX_ELSEWHERE)
         at_least("k", self.k, 1)
-        one_of("rerank", self.rerank, RERANKS)
+        if self.rerank is not None:
+            one_of("rerank", self.rerank, RERANKS)
         at_least("rerank_top", self.rerank_top, 1)
         if self.target is not None:
             one_of("for", self.target, SENSES)

@@ -170,7 +170,7 @@ class MomentIndex:
 
         Returns:
             Rows with `query` (its place), the moment's columns but its vectors, `score`, the cosine similarity, and where
-            wanted `frames`, float32 [T, E]; by query, best first.
+            wanted `frames`, float32 [T, E] or None; by query, best first.
 
         Raises:
             SearchIndexError: vectors of another length, a damaged index.
@@ -197,11 +197,17 @@ class MomentIndex:
         for row in rows:
             row.update(query=row.pop("query_index"), score=1.0 - row.pop("_distance"))
         if frames and rows:
-            values = found[in_order].combine_chunks().flatten().to_numpy().astype(np.float32)
-            shaped_NTE = values.reshape(len(rows), self.card.frames, self.card.embed_dim)
-            for row, frames_TE in zip(rows, shaped_NTE, strict=True):
-                row["frames"] = frames_TE
+            stored = found[in_order].combine_chunks()
+            # A moment that has none takes no room among the values.
+            shaped_NTE = iter(self._frames(stored.drop_null()))
+            for row, there in zip(rows, stored.is_valid().to_pylist(), strict=True):
+                row["frames"] = next(shaped_NTE) if there else None
         return rows
+
+    def _frames(self, stored: pa.Array) -> NDArray[np.float32]:
+        """Vectors of moments' frames [N, T, E] as they stand in the table."""
+        values: NDArray[np.float32] = stored.flatten().to_numpy().astype(np.float32)
+        return values.reshape(len(stored), self.card.frames, self.card.embed_dim)
 
     def stretches(self) -> dict[str, tuple[float, float]]:
         """For each key of moments the second at which its first moment begins and its last one ends."""
@@ -220,10 +226,17 @@ class MomentIndex:
         return stretches
 
     def moments_of(self, batch: str) -> list[dict[str, Any]]:
-        """The moments of one key in order of time, with the vectors of both senses and of the film (None where missing)."""
-        columns = ["id", "start_seconds", "end_seconds", "video", "audio", "film"]
+        """The moments of one key in order of time, with the vectors of both senses, of their frames [T, E] and of the film.
+
+        What is missing is None.
+        """
+        columns = ["id", "start_seconds", "end_seconds", "video", "audio", "film", "video_frames", "audio_frames"]
         with told_clearly(self.folder):
             rows: list[dict[str, Any]] = self.moments.to_table(columns=columns, filter=_is_in([batch])).to_pylist()
+        for row in rows:
+            for name in ("video_frames", "audio_frames"):
+                if row[name] is not None:
+                    row[name] = np.array(row[name], np.float32).reshape(self.card.frames, self.card.embed_dim)
         return sorted(rows, key=lambda row: (row["start_seconds"], row["id"]))
 
     def named(self, batches: Iterable[str]) -> set[str]:

@@ -88,6 +88,11 @@ def senses(moments: Sequence[Moment], target: str | None, by: str | None) -> tup
     return target, by or FOUND_BY[target]
 
 
+def reranked(rerank: str | None, target: str, by: str) -> bool:
+    """Whether hits are ordered anew by what happens when: as was said, else where one sense asks for the other."""
+    return rerank == "sequence" if rerank is not None else {target, by} == {"audio", "video"}
+
+
 def asking_with(moments: Sequence[Moment], by: str) -> list[Asking]:
     """The moments that have this sense, ready to ask; none may be left."""
     vectors = [(moment.span, getattr(moment, by), getattr(moment, f"{by}_frames", None)) for moment in moments]

@@ -99,13 +99,15 @@ def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> 
     """Gives each query moment's best `top` rows their sequence scores; `timed` says which have one."""
     for number, moment in enumerate(asking):
         own = sorted((row for row in rows if row["query"] == number), key=lambda row: (-row["score"], row["id"]))
-        for row in own[top:]:
-            row["timed"] = False
-        if own and moment.frames_TE is not None:
-            cosines = np.array([row["score"] for row in own[:top]])
-            scores = sequence_scores(cosines, moment.frames_TE, np.stack([row["frames"] for row in own[:top]]))
-            for row, score in zip(own[:top], scores, strict=True):
-                row.update(timed=True, score=float(score))
+        for place, row in enumerate(own):
+            row["timed"] = place < top
+        # Whoever has no vectors of single frames has no timing: the cosine stays.
+        framed = [row for row in own[:top] if row["frames"] is not None]
+        if framed and moment.frames_TE is not None:
+            cosines = np.array([row["score"] for row in framed])
+            scores = sequence_scores(cosines, moment.frames_TE, np.stack([row["frames"] for row in framed]))
+            for row, score in zip(framed, scores, strict=True):
+                row["score"] = float(score)
 
 
 def _best_left_out(rows: list[dict[str, Any]], limit: int) -> float:

@@ -3,8 +3,8 @@
 The query is cut into moments as the library was. Its pictures are compared with the library's sounds, or its sounds with
 the library's pictures, or on request any sense or both together with any. Every moment is looked at, unless the library is large
 and `cmmixer index --optimize` has made a plan whose recall was measured. A hit is a moment of the library with the moment of the query
-that it goes with best; of moments of one file that overlap or touch, the best one stands for all. On request the best
-moments are ordered anew by what happens when (`evaluation.sequence`).
+that it goes with best; of moments of one file that overlap or touch, the best one stands for all. Where one sense asks for the
+other, the best moments are ordered anew by what happens when (`evaluation.sequence`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cmmixer.errors import CheckpointError, SearchIndexError
 from cmmixer.indexing import MomentIndex
 from cmmixer.indexing.plan import EXACT
 from cmmixer.progress import NoProgress, Progress
-from cmmixer.searching.asking import FOUND_BY, STANDARD_INPUT, cut_query, query_file
+from cmmixer.searching.asking import FOUND_BY, STANDARD_INPUT, cut_query, query_file, reranked
 from cmmixer.searching.hits import Hit, best_moments, hit_of
 from cmmixer.searching.show import hits_table, timeline_table
 from cmmixer.searching.timeline import Match, timeline
@@ -45,6 +45,7 @@ class SearchResult:
         moments: how many moments the index holds.
         plan: how they were looked at: `exact`, or the kind of the approximate index.
         recall: part of the nearest moments that it finds, as measured when it was made.
+        rerank: `sequence` where the best were ordered anew by what happens when, else `none`.
         timeline: what goes with which stretch of the query, in its order; None where it was not asked for.
     """
 
@@ -55,6 +56,7 @@ class SearchResult:
     moments: int
     plan: str = EXACT
     recall: float = 1.0
+    rerank: str = "none"
     timeline: list[Match] | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class SearchResult:
             "moments_searched": self.moments,
             "plan": self.plan,
             "recall": self.recall,
+            "rerank": self.rerank,
             "hits": [asdict(hit) for hit in self.hits],
         }
         if self.timeline is not None:
@@ -109,13 +112,15 @@ def search(
         target, by, asking = cut_query(path, settings, library, encoder)
         own_rate = settings.fps or (source_timing(path).frames_per_second if settings.edl or settings.csv else None)
     progress.start(None, "searching")
-    top = settings.rerank_top if settings.rerank == "sequence" else 0
-    best = best_moments(library, asking, target, settings.k, top, exact=settings.exact)
+    anew = reranked(settings.rerank, target, by)
+    best = best_moments(library, asking, target, settings.k, settings.rerank_top if anew else 0, exact=settings.exact)
     hits = [hit_of(rank, row, target, asking) for rank, row in enumerate(best, start=1)]
     plan = None if settings.exact else library.plan(target)
     followed = (EXACT, 1.0) if plan is None else (plan.kind, plan.recall)
     found = timeline(library, asking, target, exact=settings.exact) if settings.timeline else None
-    result = SearchResult(settings.query, target, by, hits, library.count(), *followed, found)
+    result = SearchResult(
+        settings.query, target, by, hits, library.count(), *followed, "sequence" if anew else "none", found
+    )
     _take_along(result, settings, own_rate)
     return result
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx2
 from pydantic import BaseModel
@@ -95,6 +95,7 @@ class Client:
         start_seconds: float | None = None,
         target: schema.Sense | None = None,
         by: schema.Sense | None = None,
+        rerank: Literal["sequence", "none"] | None = None,
         timeline: bool = False,
         limit: int = 24,
         offset: int = 0,
@@ -108,11 +109,13 @@ class Client:
             start_seconds: only the moment that begins nearest to this second.
             target: what to find; default: the sense that the query lacks, or audio.
             by: what of the query to find it by.
+            rerank: whether the best are ordered anew by what happens when; default: where one sense asks for the other.
             timeline: also tell which stretch of the query goes with what.
             limit, offset: which page.
             **filters: fields of `schema.Filters`.
         """
-        wanted = {"query": query, "item": item, "start_seconds": start_seconds, "for": target, "by": by}
+        wanted = {"query": query, "item": item, "start_seconds": start_seconds}
+        wanted |= {"for": target, "by": by, "rerank": rerank}
         return self._ask(
             schema.SearchPage,
             "GET",

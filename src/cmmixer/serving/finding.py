@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cmmixer.embedding import Moment
-from cmmixer.searching import Asking, asking_with, best_moments, senses, timeline
+from cmmixer.searching import Asking, asking_with, best_moments, reranked, senses, timeline
 from cmmixer.serving import schema
 from cmmixer.serving.entry import Entry
 from cmmixer.serving.library import Snapshot
@@ -19,6 +19,8 @@ from cmmixer.types import Span
 
 # A long film asks with moments from all over it; more of them find little else and take as much longer.
 _MOST_ASKING = 240
+# The frames of what so many moments find are read in some tenths of a second; those of more take as long as all of the search.
+_MOST_RERANKED, _RERANK_TOP = 40, 100
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,19 @@ def find(library: Snapshot, queries: Queries, wanted: schema.SearchQuery, prefix
     began = time.perf_counter()
     asked = _asked(library, queries, wanted)
     target, by = senses(asked.moments, wanted.target, wanted.by)
+    if wanted.rerank == "sequence" and "film" in (target, by):
+        raise ProblemError(
+            "bad-request", "rerank=sequence compares one sense with one; got film, expected audio or video"
+        )
     asking = _evenly(asking_with(asked.moments, by))
     if not asking:
         needs = {"video": "pictures", "audio": "sound"}[by]
         raise ProblemError("missing-sense", f"{asked.name}: has no {needs} that could be searched by")
     batches = _batches(library, wanted, asked.entry)
     last = wanted.offset + wanted.limit
-    rows = best_moments(library.index, asking, target, last + 1, batches=batches) if batches != set() else []
+    anew = reranked(wanted.rerank, target, by) and (wanted.rerank is not None or len(asking) <= _MOST_RERANKED)
+    top = _RERANK_TOP if anew else 0
+    rows = best_moments(library.index, asking, target, last + 1, top, batches=batches) if batches != set() else []
     # What another process has just added shows once its file is known here.
     rows = [row for row in rows if row["batch"] in library.by_batch]
     hits = [
@@ -62,6 +70,7 @@ def find(library: Snapshot, queries: Queries, wanted: schema.SearchQuery, prefix
         {
             "for": target,
             "by": by,
+            "rerank": "sequence" if anew else "none",
             "hits": hits,
             "offset": wanted.offset,
             "next_offset": last if len(rows) > last else None,
@@ -92,7 +101,8 @@ def _moment(row: dict[str, Any]) -> Moment:
     video, audio = (
         None if row[sense] is None else np.asarray(row[sense], dtype=np.float32) for sense in ("video", "audio")
     )
-    return Moment(Span(row["start_seconds"], row["end_seconds"]), video, audio)
+    span = Span(row["start_seconds"], row["end_seconds"])
+    return Moment(span, video, audio, row["video_frames"], row["audio_frames"])
 
 
 def _at(moments: list[Moment], start_seconds: float | None) -> list[Moment]:

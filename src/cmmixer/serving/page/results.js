@@ -32,9 +32,9 @@ function tools(hit, target, actions) {
   );
 }
 
-function score(hit) {
+function score(hit, full) {
   const fill = make("i");
-  fill.style.transform = `scaleX(${Math.max(0.02, Math.min(1, hit.score))})`;
+  fill.style.transform = `scaleX(${Math.max(0.02, hit.score / full)})`;
   return make("span", { class: "score" }, make("span", { "aria-hidden": "true" }, hit.score.toFixed(2)), make("span", { class: "score-bar", "aria-hidden": "true" }, fill));
 }
 
@@ -47,8 +47,8 @@ function words(hit) {
   );
 }
 
-/** The list item of a hit. `actions`: play, alike, keep, isKept. */
-function card(hit, target, actions) {
+/** The list item of a hit. `full`: the score of a whole bar. `actions`: play, alike, keep, isKept. */
+function card(hit, target, full, actions) {
   const { item, moment } = hit;
   const rank = make("span", { class: "hit-rank", "aria-hidden": "true" }, make("span", {}, String(hit.rank)), icon(PLAY, true));
   const told = [`${hit.rank}`, item.title, item.label, `at ${clock(moment.start_seconds)}`, `score ${hit.score.toFixed(2)}`, item.missing ? "the file has gone" : null];
@@ -56,11 +56,11 @@ function card(hit, target, actions) {
   if (target === "audio") {
     const canvas = make("canvas", { "aria-hidden": "true" });
     lazily(canvas, () => itemPeaks(item.id, moment.start_seconds, moment.end_seconds));
-    play.append(rank, words(hit), canvas, score(hit));
+    play.append(rank, words(hit), canvas, score(hit, full));
   } else {
     const shown = thumb(item, (moment.start_seconds + moment.end_seconds) / 2);
     shown.append(make("span", { class: "chip" }, clock(moment.start_seconds)), rank);
-    play.append(shown, words(hit), score(hit));
+    play.append(shown, words(hit), score(hit, full));
   }
   const row = make("li", { class: "hit", "data-item": item.id }, play, tools(hit, target, actions));
   row.hit = hit;
@@ -72,6 +72,7 @@ export class Results {
     this.list = list;
     this.actions = actions;
     this.target = "audio";
+    this.full = 1;
     list.addEventListener("focusin", (event) => this.#current(event.target.closest(".hit")));
   }
 
@@ -83,7 +84,9 @@ export class Results {
     this.target = target;
     this.list.classList.toggle("sounds", target === "audio");
     this.list.classList.toggle("pictures", target !== "audio");
-    const made = page.hits.map((hit) => card(hit, target, this.actions));
+    // A hit whose timing fits too scores above 1.
+    if (!more) this.full = Math.max(1, ...page.hits.map((hit) => hit.score));
+    const made = page.hits.map((hit) => card(hit, target, this.full, this.actions));
     if (more) this.list.append(...made);
     else this.list.replaceChildren(...made);
     if (!more && made.length) this.#current(made[0]);

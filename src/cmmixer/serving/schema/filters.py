@@ -47,6 +47,11 @@ class SearchQuery(Filters):
     by: Sense | None = Field(
         None, description="what of the query to find it by; default: the other sense, or film for film"
     )
+    rerank: Literal["sequence", "none"] | None = Field(
+        None,
+        description="`sequence` orders the best moments anew by what happens when, `none` leaves them as the clip vectors say; "
+        "default: sequence where pictures look for sound or sound for pictures",
+    )
     timeline: bool = Field(False, description="also tell which stretch of the query goes with what, in its order")
     limit: int = Field(24, ge=1, le=200, description="hits of a page")
     offset: int = Field(0, ge=0, le=2000, description="hits to pass over")

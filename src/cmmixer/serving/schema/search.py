@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
@@ -37,7 +39,9 @@ class Hit(Value):
     item: Item
     moment: Moment
     query_moment: Moment = Field(description="the moment of the query that it goes with")
-    score: float = Field(description="cosine similarity, at most 1")
+    score: float = Field(
+        description="cosine similarity, at most 1; where hits were ordered by what happens when, the best ones' sequence score, at most 3"
+    )
     media: str = Field(description="address of the file, or of the file of its sound")
 
 
@@ -62,6 +66,7 @@ class SearchPage(Value):
                 {
                     "for": "audio",
                     "by": "video",
+                    "rerank": "sequence",
                     "hits": [
                         {
                             "rank": 1,
@@ -82,6 +87,9 @@ class SearchPage(Value):
     )
     target: Sense = Field(alias="for")
     by: Sense
+    rerank: Literal["sequence", "none"] = Field(
+        description="how hits were ordered; a query of very many moments is left as the clip vectors say unless asked otherwise"
+    )
     hits: list[Hit]
     offset: int
     next_offset: int | None = Field(description="where the next page begins; null: there is none")
