@@ -368,9 +368,7 @@ def _search(plan: _Plan, films: str, progress: Progress) -> list[SearchResult]:
     query = _a_query(plan, films)
     results = []
     for target in ("audio", "video"):
-        wanted = SearchSettings(
-            query=query, index=library.index, target=target, k=5, device=plan.settings.device
-        )
+        wanted = SearchSettings(query=query, index=library.index, target=target, k=5, device=plan.settings.device)
         plan.note("search", wanted)
         with plan.goes.timed("search"):
             results.append(search(wanted))

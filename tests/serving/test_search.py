@@ -78,7 +78,9 @@ def test_what_happens_when_decides_between_sounds_of_the_same_content(served: Se
         assert plain["hits"][0]["score"] == pytest.approx(plain["hits"][1]["score"], abs=0.02)
     assert find(client, **asked, **{"for": "video", "by": "video"})["rerank"] == "none"
     answer = client.get(f"{API}/search", params={**asked, "for": "film", "rerank": "sequence"})
-    assert problem(answer, 422, "bad-request")["detail"].startswith("rerank=sequence compares one sense with one; got film")
+    assert problem(answer, 422, "bad-request")["detail"].startswith(
+        "rerank=sequence compares one sense with one; got film"
+    )
 
 
 def test_a_query_of_very_many_moments_is_left_as_the_clip_vectors_say(
