@@ -33,7 +33,8 @@ from cmmixer.media.synthetic.films import synthesize
 RESULT = DOCUMENT.parents[1] / "benchmarks" / "results" / "kills.json"
 FILMS = 40
 # What a job reads that another one made.
-NEEDS = {"pretrain": ["prepare"], "pretrain-2": ["prepare"], "finetune": ["prepare"], "embed": ["prepare", "finetune"]}
+NEEDS = {name: ["prepare"] for name in ("pretrain", "pretrain-2", "pretrain-fsdp", "finetune")}
+NEEDS["embed"] = ["prepare", "finetune"]
 NEEDS["index"] = NEEDS["embed-folder"] = NEEDS["embed"]
 
 

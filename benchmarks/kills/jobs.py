@@ -81,6 +81,17 @@ KINDS = {
         contents.differences_of_runs,
         processes=2,
     ),
+    "pretrain-fsdp": Kind(
+        "`pretrain --strategy fsdp`, 2 processes (torchrun, gloo)",
+        lambda place: [
+            *["pretrain", "--data", str(place.truth("prepare")), *TRAINING, "--batch_size", "4"],
+            *["--strategy", "fsdp", "--out"],
+        ],
+        (WORKER, RANK, LAUNCHER, ALL),
+        contents.look_at_run,
+        contents.differences_of_runs,
+        processes=2,
+    ),
     "finetune": Kind(
         "`finetune`, 1 process",
         lambda place: ["finetune", "--data", str(place.truth("prepare")), *TRAINING, "--embed_dim", "32", "--out"],
