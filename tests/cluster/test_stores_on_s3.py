@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmmixer.config import EmbedSettings
-from cmmixer.config.commands import DataSettings
+from cmmixer.config.data import DataSettings
 from cmmixer.data.batches import make_loader
 from cmmixer.data.dataset import open_clips
 from cmmixer.data.prepare import prepare

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cmmixer.config.commands import DataSettings
+from cmmixer.config.data import DataSettings
 from cmmixer.data.clips import list_clips
 from cmmixer.data.dataset import open_clips
 from cmmixer.data.manifest import Entry, read_manifest

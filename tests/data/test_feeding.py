@@ -21,7 +21,7 @@ from PIL import Image
 
 from cmmixer.atomic import only_writer
 from cmmixer.config import PrepareSettings
-from cmmixer.config.commands import DataSettings
+from cmmixer.config.data import DataSettings
 from cmmixer.data import slots as slots_module
 from cmmixer.data.batches import ClipBatches, collate, epoch_order
 from cmmixer.data.dataset import StoreClips, open_clips

@@ -21,7 +21,7 @@ import pytest
 
 from cmmixer.config import PrepareSettings
 from cmmixer.config.clip import ClipSettings
-from cmmixer.config.commands import DataSettings
+from cmmixer.config.data import DataSettings
 from cmmixer.data import film_rows
 from cmmixer.data import prepare as prepare_module
 from cmmixer.data import store as store_module

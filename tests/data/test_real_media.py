@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cmmixer.config import PrepareSettings
-from cmmixer.config.commands import DataSettings
+from cmmixer.config.data import DataSettings
 from cmmixer.data.dataset import open_clips
 from cmmixer.data.prepare import prepare
 from cmmixer.data.store import ClipStore

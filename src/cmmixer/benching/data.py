@@ -23,7 +23,7 @@ from cmmixer.benching.preparing import timed_ffmpeg, timed_prepare
 from cmmixer.benching.processor import ProcessorTime
 from cmmixer.benching.run import BenchReport
 from cmmixer.config import BenchSettings, ClipSettings, PrepareSettings
-from cmmixer.config.commands import DataSettings
+from cmmixer.config.data import DataSettings
 from cmmixer.data.batches import ClipBatches
 from cmmixer.data.dataset import ClipDataset, FilmClips, StoreClips, open_clips
 from cmmixer.data.store import ClipStore

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cmmixer.atomic import LOCK
 from cmmixer.config.clip import ClipSettings
-from cmmixer.config.commands import DataSettings
+from cmmixer.config.data import DataSettings
 from cmmixer.data.clips import ClipRef, list_clips, read_ref
 from cmmixer.data.manifest import read_layout
 from cmmixer.data.skips import SkipReport

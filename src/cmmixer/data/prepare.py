@@ -17,7 +17,7 @@ from cmmixer.atomic import LOCK, explain_full_disk
 from cmmixer.cluster import Cluster, connected
 from cmmixer.config.check import pick
 from cmmixer.config.cluster import ClusterSettings
-from cmmixer.config.commands import PrepareSettings
+from cmmixer.config.data import PrepareSettings
 from cmmixer.data.film_rows import FilmRows, decode_film, too_quiet
 from cmmixer.data.journal import Journal, distinct
 from cmmixer.data.manifest import Entry, Listing, read_layout, readable

@@ -16,7 +16,7 @@ from cmmixer.cluster import Cluster, connected
 from cmmixer.config import CuttingSettings, EmbedSettings
 from cmmixer.config.check import pick
 from cmmixer.config.cluster import ClusterSettings
-from cmmixer.config.commands import PARQUET
+from cmmixer.config.library import PARQUET
 from cmmixer.data.manifest import Entry, Listing, absolute, read_layout
 from cmmixer.data.skips import SkipReport
 from cmmixer.embedding.films import EmbeddedFilm, embed_moments, in_order

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmmixer.config.check import one_of
-from cmmixer.config.commands import DIFFICULTIES
+from cmmixer.config.data import DIFFICULTIES
 
 Times = NDArray[np.float64]
 
