@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from cmmixer.checkpoint import Card
 from cmmixer.config import FinetuneSettings, preset
 from cmmixer.config.augment import NO_AUGMENTATION
-from cmmixer.data.batches import collate
+from cmmixer.data.loading import collate
 from cmmixer.pair_mix import GROUP, draw_frame_rows, own_rows, take_frames
 from cmmixer.train.chance import chance_of_step
 from cmmixer.train.finetune import FinetuneTask

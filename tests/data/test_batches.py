@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from cmmixer.data.batches import ClipBatches, collate, epoch_order, make_loader, measure_statistics
+from cmmixer.data.batches import ClipBatches, make_loader
 from cmmixer.data.dataset import ArrayClips, KeptClips
+from cmmixer.data.loading import collate, epoch_order
+from cmmixer.data.statistics import measure_statistics
 from cmmixer.errors import DataError, MediaError
 from cmmixer.media.mel import MelPictures
 from cmmixer.types import Clip

@@ -23,9 +23,10 @@ from cmmixer.atomic import only_writer
 from cmmixer.config import PrepareSettings
 from cmmixer.config.data import DataSettings
 from cmmixer.data import slots as slots_module
-from cmmixer.data.batches import ClipBatches, collate, epoch_order
+from cmmixer.data.batches import ClipBatches
 from cmmixer.data.dataset import StoreClips, open_clips
 from cmmixer.data.film_rows import decode_jpeg, encode_jpeg
+from cmmixer.data.loading import collate, epoch_order
 from cmmixer.data.prepare import prepare
 from cmmixer.data.slots import Filled, Slots
 from cmmixer.data.store import ClipStore

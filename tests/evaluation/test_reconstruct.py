@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cmmixer.config import preset
-from cmmixer.data.batches import collate
+from cmmixer.data.loading import collate
 from cmmixer.evaluation.reconstruct import Separation, separate
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.mae import MaskedAutoencoder

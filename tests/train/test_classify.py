@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cmmixer.config.augment import NO_AUGMENTATION
-from cmmixer.data.batches import collate
+from cmmixer.data.loading import collate
 from cmmixer.train.chance import Chance, chance_of_step
 from cmmixer.train.classify import ClassifyTask
 from tests.conftest import random_clips

@@ -16,8 +16,8 @@ from torch import Generator
 from cmmixer import checkpoint
 from cmmixer.checkpoint import load_retriever
 from cmmixer.config import FinetuneSettings, PretrainSettings
-from cmmixer.data.batches import collate
 from cmmixer.data.dataset import ArrayClips
+from cmmixer.data.loading import collate
 from cmmixer.errors import CheckpointError, NonFiniteError, SettingsError
 from cmmixer.losses import info_nce, nt_xent
 from cmmixer.models.canonical import canonical_maps

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from cmmixer.atomic import explain_full_disk, write_atomically
 from cmmixer.config import EvaluateSettings
-from cmmixer.data.batches import collate
 from cmmixer.data.dataset import ClipDataset, open_clips
+from cmmixer.data.loading import collate
 from cmmixer.data.skips import SkipReport
 from cmmixer.encoders import Encoder, load_encoder
 from cmmixer.errors import DataError, MediaError

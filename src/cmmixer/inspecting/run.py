@@ -15,8 +15,8 @@ from rich.text import Text
 from cmmixer import checkpoint
 from cmmixer.atomic import explain_full_disk, write_atomically
 from cmmixer.config import InspectSettings
-from cmmixer.data.batches import collate
 from cmmixer.data.dataset import ClipDataset, open_clips
+from cmmixer.data.loading import collate
 from cmmixer.data.skips import SkipReport
 from cmmixer.embedding import device_named
 from cmmixer.errors import DataError

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmmixer.config import ClipSettings
-from cmmixer.data.batches import collate
+from cmmixer.data.loading import collate
 from cmmixer.evaluation.reconstruct import Separator, give_back
 from cmmixer.media.invert import sound_of_mel
 from cmmixer.report.plots import StripRow, strip_picture

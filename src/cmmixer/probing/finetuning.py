@@ -23,7 +23,7 @@ from cmmixer.checkpoint import Card
 from cmmixer.config import AugmentSettings, ProbeSettings
 from cmmixer.config.check import pick
 from cmmixer.config.training import TrainingSettings
-from cmmixer.data.batches import collate
+from cmmixer.data.loading import collate
 from cmmixer.data.spool import SpooledClips
 from cmmixer.errors import CheckpointError
 from cmmixer.models.classifier import Classifier

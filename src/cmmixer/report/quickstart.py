@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cmmixer import checkpoint
-from cmmixer.data.batches import collate
+from cmmixer.data.loading import collate
 from cmmixer.data.manifest import Entry, read_manifest
 from cmmixer.data.skips import SkipReport
 from cmmixer.data.store import ClipStore

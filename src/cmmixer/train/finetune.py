@@ -12,8 +12,9 @@ from cmmixer import checkpoint
 from cmmixer.checkpoint import Card
 from cmmixer.config import AugmentSettings, ClipSettings, FinetuneSettings, preset
 from cmmixer.config.check import pick
-from cmmixer.data.batches import collate, measure_statistics
 from cmmixer.data.dataset import ClipDataset, open_clips
+from cmmixer.data.loading import collate
+from cmmixer.data.statistics import measure_statistics
 from cmmixer.errors import CheckpointError
 from cmmixer.losses import frame_vectors, info_nce, nt_xent, sequence_vectors
 from cmmixer.models.retriever import Embedding, Retriever

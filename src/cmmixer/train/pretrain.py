@@ -11,8 +11,8 @@ from cmmixer import checkpoint
 from cmmixer.checkpoint import Card
 from cmmixer.config import AugmentSettings, ClipSettings, MixerSettings, PretrainSettings, preset
 from cmmixer.config.check import pick
-from cmmixer.data.batches import measure_statistics
 from cmmixer.data.dataset import ClipDataset, open_clips
+from cmmixer.data.statistics import measure_statistics
 from cmmixer.evaluation.reconstruct import separate
 from cmmixer.mixer import draw_share
 from cmmixer.models.mae import MaskedAutoencoder
