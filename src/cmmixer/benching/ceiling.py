@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cmmixer.config import ClipSettings
 from cmmixer.data.dataset import StoreClips
 from cmmixer.data.film_rows import decode_jpeg
-from cmmixer.data.slots import keep_freed_memory
+from cmmixer.freed_memory import keep_freed_memory
 
 # Clips whose JPEGs each process decodes over and over, and sounds of the plain file.
 _CLIPS, _SOUNDS = 64, 32

@@ -28,6 +28,7 @@ from cmmixer.config.presets import ModelSettings
 from cmmixer.config.training import TrainingSettings
 from cmmixer.encoders import device_named
 from cmmixer.evaluation.arithmetic import counted
+from cmmixer.freed_memory import keep_freed_memory
 from cmmixer.models.layers import MLP_RATIO, speed_up
 from cmmixer.models.strip import strip_grid
 from cmmixer.progress import Progress
@@ -113,6 +114,8 @@ def bench_step(settings: BenchSettings, progress: Progress) -> BenchReport:
     """
     device = device_named(settings.device)
     torch.manual_seed(settings.seed)
+    if device.type == "cpu":
+        keep_freed_memory()  # as the training loop does, for both
     model, clip = preset(settings.preset).model, _clip(settings.preset)
     half = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed")
     whole, ours = _ours(settings, model, clip, device, half)

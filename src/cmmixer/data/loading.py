@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cmmixer.data.dataset import ClipDataset, StoreClips
-from cmmixer.data.slots import Filled, Slots, keep_freed_memory
+from cmmixer.data.slots import Filled, Slots
 from cmmixer.errors import DataError, InputError, MediaError
+from cmmixer.freed_memory import keep_freed_memory
 from cmmixer.types import Batch, Clip
 
 # So many films in a row that cannot be decoded are no accident of single files any more.

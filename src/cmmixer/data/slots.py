@@ -9,7 +9,6 @@ Letters: B clips of a batch, T frames, C = 3 colours, H x W pixels, N samples of
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import weakref
@@ -26,8 +25,6 @@ from cmmixer.errors import SettingsError
 from cmmixer.types import Batch
 
 _SHARED = "/dev/shm"
-# <malloc.h> of the GNU C library.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD = -1, -3, 32 << 20
 
 
 @dataclass(frozen=True)
@@ -123,19 +120,6 @@ class Slots:
     def __getstate__(self) -> dict[str, Any]:
         # A worker fills slots and gives none out.
         return {**self.__dict__, "_free": [], "_held": set()}
-
-
-def keep_freed_memory() -> None:
-    """Makes the C library of a worker keep what it freed, where it can be told so.
-
-    Reading a batch takes and frees megabytes; given back to the system, every page comes anew with the next one.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not the GNU C library
-        return
-    mallopt(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
-    mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _refuse_too_little(needed: int, told: str) -> None:

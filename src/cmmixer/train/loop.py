@@ -25,6 +25,7 @@ from cmmixer.config.training import TrainingSettings
 from cmmixer.data.batches import ClipBatches
 from cmmixer.data.dataset import ClipDataset, KeptClips
 from cmmixer.data.skips import SkipReport
+from cmmixer.freed_memory import keep_freed_memory
 from cmmixer.models.layers import speed_up
 from cmmixer.progress import Progress
 from cmmixer.train.chance import Chance, chance_of_step
@@ -119,6 +120,8 @@ class _Fit:
             return self._run()
 
     def _run(self) -> Path:
+        if self.fabric.device.type == "cpu":
+            keep_freed_memory()
         resumed = self._resume()
         settings = self.settings
         speed_up(self.task.network, compiled=settings.compile, recompute=settings.grad_checkpointing)
