@@ -118,7 +118,9 @@ The target was 1.3 times the step of transformers.
   the rate lying; before, ours took 0.95 of their time. The rest to the floor is layer norms, attention, copies and the optimiser. Ours has one head more (tiny: 1 % more arithmetic; at base, embedding visible patches only
   makes up for it).
 - **bfloat16: reached for `tiny`, missed for `base`.** There both multiply through oneDNN. The fused attention kernel for processors does not use their bfloat16 products; ours goes around it for up to 1,024 tokens
-  (docs/decisions.md), transformers' does not, and `base` gains a tenth or two from it. With two clips a step much of its time is the optimiser's, which is the same for both.
+  (docs/decisions.md), transformers' does not, and `base` gains a tenth or two from it. Two thirds of its step are linear layers near the machine's best rate, casts and the optimiser, the same for both, so the rest would have to take half
+  its time (docs/lab-notebook.md, 2026-11-26).
+- The process keeps freed memory, as training on processors does, which serves both.
 - GPUs: nothing was measured, so nothing is claimed.
 """
 
