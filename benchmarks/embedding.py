@@ -168,10 +168,11 @@ def _speed(rows: dict[str, Any]) -> list[str]:
 
 def _measured_with(preset: str, row: dict[str, Any]) -> str:
     machine_ = row["machine"]
-    return (
-        f"`{preset}`: {row['workers']} decoders, {row['threads']} thread{'s' * (row['threads'] > 1)} for the model, {machine_['cores']} cores, no GPU, torch {machine_['torch']}, {row['date']}, with other "
-        f"work on the machine (load average {row['load_average']:.1f}): by the clock all of it is slow, and not evenly so. `{row['command']}`"
-    )
+    load = f"(load average {row['load_average']:.1f})"
+    beside = f"the machine otherwise idle {load}"
+    if row["load_average"] > machine_["cores"]:
+        beside = f"with other work on the machine {load}: by the clock all of it is slow, and not evenly so"
+    return f"`{preset}`: {row['workers']} decoders, {row['threads']} thread{'s' * (row['threads'] > 1)} for the model, {machine_['cores']} cores, no GPU, torch {machine_['torch']}, {row['date']}, {beside}. `{row['command']}`"
 
 
 def _runtimes(rows: dict[str, Any]) -> list[str]:
