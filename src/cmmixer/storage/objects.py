@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,6 +21,10 @@ from cmmixer.storage.lease import Lease, is_renewed
 # One look is answered in seconds or the address is wrong; work that has begun waits out a server that restarts.
 _LOOK = {"connect_timeout": "3s", "timeout": "6s"}
 _WORK = {"connect_timeout": "10s", "timeout": "120s"}
+# Status codes only as the libraries tell them: names of objects may hold such digits.
+_DENIED = re.compile(
+    r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|(status|code)\W{1,3}40[13]\b|\b40[13] (Forbidden|Unauthorized)"
+)
 _LOOK_RETRIES, _WORK_RETRIES = (1, timedelta(seconds=6)), (8, timedelta(seconds=90))
 
 
@@ -184,7 +189,8 @@ def explained(folder: ObjectFolder, fault: BaseException) -> str:
     where = f"{folder}: cannot be used at {os.environ.get('AWS_ENDPOINT_URL', 'the AWS endpoint')}"
     if "NoSuchBucket" in text:
         return f"{folder}: there is no bucket {folder.bucket!r} at {_endpoint()}; make it, or check the address"
-    if any(sign in text for sign in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "401")):
+    # Without keys the libraries ask the cloud's metadata server for some, whose answer, if any, is no answer of the storage.
+    if "169.254.169.254" not in text and _DENIED.search(text):
         return f"{where}: access is denied; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's rights"
     if "169.254.169.254" in text or "redential" in text:
         return f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
