@@ -458,11 +458,13 @@ def test_a_film_of_two_hours_takes_no_more_memory_than_one_of_forty_minutes(tmp_
     for seconds in (2400, 7200):
         long_film(tmp_path / str(seconds) / "a.mp4", seconds)
         command = [sys.executable, "-m", "tests.long_indexing", str(tmp_path / str(seconds))]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=ENVIRONMENT)
+        # What is freed goes back at once, so that the peak is what was held and not what the allocator kept.
+        environment = {**ENVIRONMENT, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
         told.append(json.loads(done.stdout.splitlines()[-1]))
     # Four seconds each, one after the other; the films' last picture lasts a second longer.
     assert [one["moments"] for one in told] == [601, 1801]
     # What the longer one has more would take 59 MB for its pictures alone, if it were all held, and 154 MB for its sound.
     assert 1200 * NANO.frames * 3 * NANO.height * NANO.width > 58e6
     assert 1200 * NANO.frames * NANO.window_samples * 2 > 153e6
-    assert told[1]["peak"] - told[0]["peak"] < 60e6
+    assert told[1]["peak"] - told[0]["peak"] < 30e6

@@ -45,8 +45,11 @@ def test_a_process_that_cannot_write_leaves_what_was_there(by_three: Path) -> No
     assert [path.name for path in (by_three / "checkpoints").iterdir()] == ["step-00000003"]
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_damaged_slices_are_one_line(by_three: Path, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [("missing", "training: 1 of 3 files are not there, "), ("cut", r"training: cannot be read \(.*\); take another")],
+)
+def test_damaged_slices_are_one_line(by_three: Path, tmp_path: Path, damage: str, told: str) -> None:
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", str(checkpoint.resolve(by_three)), str(copy)], check=True)
     victim = sorted((copy / "training").iterdir())[1]
@@ -54,9 +57,9 @@ def test_damaged_slices_are_one_line(by_three: Path, tmp_path: Path, damage: str
         victim.unlink()
     else:
         victim.write_bytes(victim.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="take another checkpoint of the run") as refused:
+    with pytest.raises(CheckpointError, match=told) as refused:
         read_state(copy, checkpoint.build(CARD))
-    assert "1 of 3 files are not there" in str(refused.value) or "training: cannot be read (" in str(refused.value)
+    assert str(refused.value).endswith("take another checkpoint of the run")
     assert "\n" not in str(refused.value)
 
 

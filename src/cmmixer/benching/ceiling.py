@@ -25,8 +25,6 @@ from cmmixer.freed_memory import keep_freed_memory
 
 # Clips whose JPEGs each process decodes over and over, and sounds of the plain file.
 _CLIPS, _SOUNDS = 64, 32
-# Pictures of a loader's slots begin at such bytes; elsewhere, writing them takes up to a third longer.
-_ALIGNED = 64
 
 
 @contextmanager
@@ -93,10 +91,7 @@ _READY: list[_Ready] = []
 def _start(clips: list[list[bytes]], clip: ClipSettings, sound: str) -> None:
     """Runs in a new process, whose memory is kept as a loader's worker keeps it."""
     keep_freed_memory()
-    size = 3 * clip.height * clip.width
-    around = np.empty(size + _ALIGNED, np.uint8)
-    begin = -around.ctypes.data % _ALIGNED
-    place = around[begin : begin + size].reshape(3, clip.height, clip.width)
+    place = np.empty((3, clip.height, clip.width), np.uint8)
     samples = np.empty(clip.frames * clip.window_samples, np.int16)
     _READY.append(_Ready(clips, place, os.open(sound, os.O_RDONLY), samples))
 

@@ -10,7 +10,7 @@ Letters: B values asked for, C clips of the store.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class KeptAside:
         files = [f"{place}/data/{path}" for _, path in fragments]
         return cls(files, np.searchsorted(numbers, held_C), position_C, size_C)
 
-    def read(self, indices: Iterable[int]) -> list[bytes]:
+    def read(self, indices: Sequence[int]) -> list[bytes]:
         """Values by row, from files on a disk.
 
         Raises:
@@ -65,7 +65,7 @@ class KeptAside:
             ValueError: a file ends early.
         """
         values = [bytearray(int(self.size_C[index])) for index in indices]
-        self.read_into(list(indices), values)
+        self.read_into(indices, values)
         return [bytes(value) for value in values]
 
     def read_into(self, indices: Sequence[int], places: Sequence[NDArray[Any] | bytearray]) -> None:

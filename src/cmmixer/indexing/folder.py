@@ -197,17 +197,17 @@ class MomentIndex:
         for row in rows:
             row.update(query=row.pop("query_index"), score=1.0 - row.pop("_distance"))
         if frames and rows:
-            stored = found[in_order].combine_chunks()
-            # A moment that has none takes no room among the values.
-            shaped_NTE = iter(self._frames(stored.drop_null()))
-            for row, there in zip(rows, stored.is_valid().to_pylist(), strict=True):
-                row["frames"] = next(shaped_NTE) if there else None
+            for row, frames_TE in zip(rows, self._frames(found[in_order]), strict=True):
+                row["frames"] = frames_TE
         return rows
 
-    def _frames(self, stored: pa.Array) -> NDArray[np.float32]:
-        """Vectors of moments' frames [N, T, E] as they stand in the table."""
-        values: NDArray[np.float32] = stored.flatten().to_numpy().astype(np.float32)
-        return values.reshape(len(stored), self.card.frames, self.card.embed_dim)
+    def _frames(self, column: pa.ChunkedArray) -> list[NDArray[np.float32] | None]:
+        """Vectors of moments' frames [T, E] as they stand in the table; None where a moment has none."""
+        stored = column.combine_chunks()
+        there = stored.drop_null()
+        values: NDArray[np.float32] = there.flatten().to_numpy().astype(np.float32)
+        shaped_NTE = iter(values.reshape(len(there), self.card.frames, self.card.embed_dim))
+        return [next(shaped_NTE) if valid else None for valid in stored.is_valid().to_pylist()]
 
     def stretches(self) -> dict[str, tuple[float, float]]:
         """For each key of moments the second at which its first moment begins and its last one ends."""
@@ -225,18 +225,21 @@ class MomentIndex:
                     stretches[row["batch"]] = (min(start, first), max(end, last))
         return stretches
 
-    def moments_of(self, batch: str) -> list[dict[str, Any]]:
-        """The moments of one key in order of time, with the vectors of both senses, of their frames [T, E] and of the film.
+    def moments_of(self, batch: str, *, frames: bool = False) -> list[dict[str, Any]]:
+        """The moments of one key in order of time, with the vectors of both senses and of the film (None where missing).
 
-        What is missing is None.
+        Args:
+            batch: the key.
+            frames: whether `video_frames` and `audio_frames` are wanted too, float32 [T, E] or None.
         """
-        columns = ["id", "start_seconds", "end_seconds", "video", "audio", "film", "video_frames", "audio_frames"]
+        columns = ["id", "start_seconds", "end_seconds", "video", "audio", "film"]
+        in_order = ["video_frames", "audio_frames"] if frames else []
         with told_clearly(self.folder):
-            rows: list[dict[str, Any]] = self.moments.to_table(columns=columns, filter=_is_in([batch])).to_pylist()
-        for row in rows:
-            for name in ("video_frames", "audio_frames"):
-                if row[name] is not None:
-                    row[name] = np.array(row[name], np.float32).reshape(self.card.frames, self.card.embed_dim)
+            found = self.moments.to_table(columns=[*columns, *in_order], filter=_is_in([batch]))
+        rows: list[dict[str, Any]] = found.select(columns).to_pylist()
+        for name in in_order:
+            for row, frames_TE in zip(rows, self._frames(found[name]), strict=True):
+                row[name] = frames_TE
         return sorted(rows, key=lambda row: (row["start_seconds"], row["id"]))
 
     def named(self, batches: Iterable[str]) -> set[str]:

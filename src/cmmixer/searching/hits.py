@@ -96,7 +96,7 @@ def best_moments(
 
 
 def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> None:
-    """Gives each query moment's best `top` rows their sequence scores; `timed` says which have one."""
+    """Gives each query moment's best `top` rows, which `timed` names, their sequence scores."""
     for number, moment in enumerate(asking):
         own = sorted((row for row in rows if row["query"] == number), key=lambda row: (-row["score"], row["id"]))
         for place, row in enumerate(own):

@@ -89,7 +89,7 @@ def _asked(library: Snapshot, queries: Queries, wanted: schema.SearchQuery) -> _
         return _Asked(query.name, _at(query.moments, wanted.start_seconds))
     assert wanted.item is not None
     entry = library.entry(wanted.item)
-    moments = [_moment(row) for row in library.index.moments_of(entry.batch)]
+    moments = [_moment(row) for row in library.index.moments_of(entry.batch, frames=True)]
     if not moments:
         raise ProblemError(
             "not-found", f"{entry.name}: has just been taken out of the library or indexed anew; ask again"
