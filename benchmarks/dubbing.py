@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from cmmixer.config import DubSettings
-from cmmixer.dubbing.run import Job, make
-from cmmixer.evaluation.machine import machine
+from cmmixer.editing.dub import Job, make
 from cmmixer.media.encode import write_film, write_sound
+from cmmixer.runtime import machine
 
 RESULT = Path(__file__).resolve().parent / "results" / "dubbing.json"
 SECONDS = {"short": 60, "long": 600}

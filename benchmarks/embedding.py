@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from cmmixer.config.vectors import VECTOR_BYTES
+from cmmixer.config.retrieval import VECTOR_BYTES
 from cmmixer.data.manifest import read_layout
-from cmmixer.embedding import embed_moments, load_encoder, read_vectors
 from cmmixer.embedding.parquet import written_parquet
-from cmmixer.evaluation.machine import machine
+from cmmixer.embedding.pipeline import embed_moments
+from cmmixer.embedding.read import read_vectors
+from cmmixer.encoders.loading import load_encoder
 from cmmixer.evaluation.metrics import retrieval_metrics
+from cmmixer.runtime import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, DOCUMENT = ROOT / "benchmarks" / "results" / "embed.json", ROOT / "docs" / "embedding.md"

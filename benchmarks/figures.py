@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import embedding, scale, search_scale, steps
-from cmmixer.config.bench import SUBJECTS
+from benchmarks.speed.settings import SUBJECTS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, README = ROOT / "benchmarks" / "results", ROOT / "README.md"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cmmixer import InspectSettings, checkpoint, inspect
-from cmmixer.evaluation.machine import machine
+from cmmixer.runtime import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, DOCUMENT = ROOT / "benchmarks" / "results" / "inspection.json", ROOT / "docs" / "inspect.md"

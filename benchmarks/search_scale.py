@@ -78,7 +78,7 @@ def section(search: dict[str, Any], startup: dict[str, Any]) -> str:
         f"{flat['p50_ms'] / ours['p50_ms']:.1f} times faster than faiss-flat on one thread; in batches {ours['queries_per_second'] / flat['queries_per_second']:.1f} times "
         f"the queries of faiss-flat on one thread (1 wanted). {graph['name']} found {graph['recall']:.3f}.",
         "",
-        "**The vectors** are made (`cmmixer.benching.vectors`): kinds of content with log-normal weights, films of 20 moments around a kind, moments around their "
+        "**The vectors** are made (`benchmarks.speed.search_engines`): kinds of content with log-normal weights, films of 20 moments around a kind, moments around their "
         "film, queries around a moment; all noise has a variance that falls as 1/i over the directions. They fill "
         f"{vectors['directions']:.0f} directions (participation ratio), their intrinsic dimension is {vectors['intrinsic']:.0f} (two nearest neighbours), and a query's cosine "
         f"to its own moment is {vectors['query_to_its_row']:.2f} (median). In the quickstart's index of 200 real embeddings (128 values) a picture's cosine to its own sound is "

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from cmmixer.evaluation.machine import machine
+from cmmixer.runtime import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "search-startup.json"

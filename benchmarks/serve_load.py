@@ -26,13 +26,15 @@ from typing import Any
 import httpx2
 import numpy as np
 
+from benchmarks.service_process import running_service
 from cmmixer import checkpoint
 from cmmixer.config import ClipSettings, IndexSettings, SynthesizeSettings, preset
-from cmmixer.embedding import load_encoder
-from cmmixer.evaluation.machine import machine
-from cmmixer.indexing import FileRow, MomentIndex, index
-from cmmixer.media.synthetic.films import synthesize
-from cmmixer.serving.process import running_service
+from cmmixer.encoders.loading import load_encoder
+from cmmixer.retrieval.build import index
+from cmmixer.retrieval.index import MomentIndex
+from cmmixer.retrieval.schema import FileRow
+from cmmixer.runtime import machine
+from cmmixer.synthetic.generate import synthesize
 from cmmixer.types import Statistics
 
 MOMENTS = 10_000

@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.senses import RESULT as SENSES
-from benchmarks.senses import table
+from benchmarks.modalities import RESULT as SENSES
+from benchmarks.modalities import table
 from cmmixer import ProbeSettings, SynthesizeSettings, checkpoint, probe, synthesize
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,15 +27,14 @@ from numpy.typing import NDArray
 
 from benchmarks.study.budgets import BUDGETS
 from benchmarks.study.cells import CELLS, Cell
-from benchmarks.study.films import Films, Inputs, films
 from benchmarks.study.training import GALLERY_SEED, TRAIN_SEED, Material, embed_frames, trained
-from cmmixer.evaluation.machine import machine
-from cmmixer.evaluation.metrics import rank_metrics
-from cmmixer.evaluation.ranks import ranks, ranks_of
-from cmmixer.evaluation.sequence import TIE, TIMING_WEIGHT, SequenceRerank
-from cmmixer.indexing import MomentIndex
-from cmmixer.searching.asking import Asking
-from cmmixer.searching.hits import best_moments
+from benchmarks.study.videos import Films, Inputs, films
+from cmmixer.evaluation.metrics import rank_metrics, ranks, ranks_of
+from cmmixer.models.rerank import TIE, TIMING_WEIGHT, SequenceRerank
+from cmmixer.retrieval.hits import best_moments
+from cmmixer.retrieval.index import MomentIndex
+from cmmixer.retrieval.query import Asking
+from cmmixer.runtime import machine
 from cmmixer.types import Span
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -235,7 +234,7 @@ def document(rows: Sequence[dict[str, Any]], search: dict[str, Any] | None) -> s
         "",
         f"Each meets {len(TWIN_SEEDS)} galleries of {TWIN_FILMS // 2} pairs of twins for every way in which twins differ, and the study's gallery of {first['candidates']:,} films. *Clip* is the cosine",
         "of the clips' own vectors, *aligned frames* the mean cosine of frame and sound window of the same instant, *timing* what is left of it when each film's mean frame is taken off, and the",
-        f"*sequence score*, by which `--rerank sequence` orders, clip + {TIMING_WEIGHT:g} × timing (formulas: `cmmixer.evaluation.sequence`). Means over trainings and galleries, lowest and highest in brackets.",
+        f"*sequence score*, by which `--rerank sequence` orders, clip + {TIMING_WEIGHT:g} × timing (formulas: `cmmixer.models.rerank`). Means over trainings and galleries, lowest and highest in brackets.",
         "",
         f"{first['machine']['cores']} cores, GPU: {first['machine']['cuda']}, torch {first['machine']['torch']}; {', '.join(sorted({row['date'] for row in rows}))}. Re-ranking the "
         f"best {first['top']} of a query takes {np.median([row['milliseconds'] for row in rows]):.2f} ms, its candidates being found.",

@@ -16,7 +16,7 @@ from cmmixer.checkpoint import Card
 from cmmixer.config import preset
 from cmmixer.errors import CheckpointError
 from cmmixer.types import Statistics
-from tests.conftest import PICO
+from tests.support.small_runs import PICO
 
 STATISTICS = Statistics((0.4, 0.5, 0.6), (0.2, 0.2, 0.3), -40.0, 12.0, clips=7)
 

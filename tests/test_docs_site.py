@@ -21,20 +21,19 @@ from cmmixer.checkpoint import Card
 from cmmixer.cli.commands import COMMANDS
 from cmmixer.cli.parser import parse
 from cmmixer.config import FinetuneSettings, SynthesizeSettings
-from cmmixer.config.flags import FLAG_OF_FIELD
-from cmmixer.cutlist.table import COLUMNS as CUT_COLUMNS
+from cmmixer.config.base import FLAG_OF_FIELD
 from cmmixer.data.manifest import COLUMNS as MANIFEST_COLUMNS
 from cmmixer.data.store import SCHEMA as STORE_SCHEMA
 from cmmixer.data.store import StoreCard
-from cmmixer.embedding import parquet_schema
-from cmmixer.embedding.folder import OWN_FILES as VECTOR_FILES
-from cmmixer.embedding.folder import VectorsCard
+from cmmixer.editing.edl import COLUMNS as CUT_COLUMNS
+from cmmixer.embedding.parquet import parquet_schema
+from cmmixer.embedding.vector_table import OWN_FILES as VECTOR_FILES
+from cmmixer.embedding.vector_table import VectorsCard
 from cmmixer.errors import MediaError
 from cmmixer.evaluation.metrics import retrieval_metrics
-from cmmixer.indexing.card import IndexCard
-from cmmixer.indexing.rows import FILES_SCHEMA, moments_schema
-from cmmixer.media.synthetic.films import synthesize
-from tests.conftest import NANO, untrained_run
+from cmmixer.retrieval.schema import FILES_SCHEMA, IndexCard, moments_schema
+from cmmixer.synthetic.generate import synthesize
+from tests.support.small_runs import NANO, untrained_run
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -243,7 +242,7 @@ def _check_levels(found: dict[str, object]) -> None:
     """The encoder that the page writes down is one."""
     import torch
 
-    from cmmixer.encoders import Encoder
+    from cmmixer.encoders.base import Encoder
 
     encoder = found["load"]("", torch.device("cpu"))  # type: ignore[operator]
     assert isinstance(encoder, Encoder)

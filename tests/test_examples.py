@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cmmixer.config import SynthesizeSettings
-from cmmixer.media.synthetic.films import synthesize
-from tests.conftest import NANO, untrained_run
+from cmmixer.synthetic.generate import synthesize
+from tests.support.small_runs import NANO, untrained_run
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -27,8 +27,8 @@ from benchmarks.kills.processes import Starter
 from benchmarks.kills.table import DOCUMENT, document
 from benchmarks.kills.trial import Span, trial, uninterrupted
 from cmmixer.config import SynthesizeSettings
-from cmmixer.evaluation.machine import machine
-from cmmixer.media.synthetic.films import synthesize
+from cmmixer.runtime import machine
+from cmmixer.synthetic.generate import synthesize
 
 RESULT = DOCUMENT.parents[1] / "benchmarks" / "results" / "kills.json"
 FILMS = 40

@@ -27,13 +27,13 @@ def run(arguments: Sequence[str]) -> int:
 
         prepare.COMMIT_SECONDS = COMMIT_SECONDS
     if arguments[0] == "embed":
-        from cmmixer.embedding import folder
+        from cmmixer.embedding import vector_table
 
-        folder.COMMIT_SECONDS = COMMIT_SECONDS
+        vector_table.COMMIT_SECONDS = COMMIT_SECONDS
     if arguments[0] == "index":
-        from cmmixer.indexing import refresh
+        from cmmixer.retrieval import build
 
-        refresh._COMMIT_SECONDS = COMMIT_SECONDS
+        build._COMMIT_SECONDS = COMMIT_SECONDS
     return main(arguments)
 
 

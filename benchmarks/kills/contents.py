@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from cmmixer import checkpoint
-from cmmixer.atomic import TEMPORARY
 from cmmixer.data.store import CARD, ClipStore
-from cmmixer.embedding import folder as vector_folder
-from cmmixer.embedding import read_vectors
-from cmmixer.indexing.folder import MomentIndex
-from cmmixer.train.saving import read_state
+from cmmixer.embedding import vector_table as vector_folder
+from cmmixer.embedding.read import read_vectors
+from cmmixer.retrieval.index import MomentIndex
+from cmmixer.storage.files import TEMPORARY
+from cmmixer.train.resume import read_state
 
 NOTHING = "nothing yet"
 # Of values of unit vectors: a resumed index makes other batches, and sums are rounded otherwise in these.

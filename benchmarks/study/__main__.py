@@ -25,11 +25,11 @@ import torch
 
 from benchmarks.study.budgets import BUDGETS, REGIMES, Budget, check_memory
 from benchmarks.study.cells import CELLS, Cell, chosen
-from benchmarks.study.films import Films, films
 from benchmarks.study.results import RESULTS, STUDY_VERSION, check_versions, path_of, stored
 from benchmarks.study.training import Material, run_cell
+from benchmarks.study.videos import Films, films
 from cmmixer.errors import CMMixerError, InputError
-from cmmixer.evaluation.machine import machine
+from cmmixer.runtime import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,10 +59,7 @@ def _run(options: argparse.Namespace) -> int:
         ]
         _study(missing, options, budget)
     if stored(options.results, options.budget):
-        from benchmarks.study.table import (
-            with_readme_table,
-            write_document,
-        )  # matplotlib, which running a cell does not need
+        from benchmarks.study.table import with_readme_table, write_document
 
         print(f"wrote {write_document(options.results, options.budget, options.document)}")
         if options.budget == "cpu" and options.document is None:

@@ -19,15 +19,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from cmmixer.config.presets import ModelSettings
-from cmmixer.losses import info_nce
-from cmmixer.models.encoder import StripEncoder
-from cmmixer.models.layers import NORM_EPS, Block, initialise
-from cmmixer.models.linear import Linear
+from cmmixer.config.clip import ModelSettings
+from cmmixer.models.losses import info_nce
 from cmmixer.models.mae import CHANNELS, masked_mse, standardised
-from cmmixer.models.masking import gather_tokens, keep_count, shuffle
-from cmmixer.models.positions import sincos_positions
-from cmmixer.models.strip import Grid, pictures_to_patches, strip_grid
+from cmmixer.models.onednn import Linear
+from cmmixer.models.patches import Grid, gather_tokens, keep_count, pictures_to_patches, shuffle, strip_grid
+from cmmixer.models.vit import NORM_EPS, Block, StripEncoder, initialise, sincos_positions
 
 CONTRAST_WEIGHT, TEMPERATURE = 0.01, 0.05
 SENSES = ("video", "audio")

@@ -33,7 +33,7 @@ class Cell:
         canonical: heads start at the canonical correlations of the training pairs.
         finetune_mask: part of the tokens dropped while fine-tuning.
         sequence: part of the fine-tuning's loss that contrasts frames in their order instead of whole clips.
-        pair_mix: probability that a clip's frames come from several clips while fine-tuning; see `cmmixer.pair_mix`.
+        pair_mix: probability that a clip's frames come from several clips while fine-tuning; see `cmmixer.models.pair_mixup`.
     """
 
     words: str

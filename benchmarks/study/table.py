@@ -87,7 +87,7 @@ def with_readme_table(text: str, results: Path, budget: str = "cpu") -> str:
 
 
 def _real_films(result: dict[str, Any]) -> str:
-    """What `benchmarks.real_films` found: the model as it came and fine-tuned, with bootstrap intervals."""
+    """What `benchmarks.quickstart_real_videos` found: the model as it came and fine-tuned, with bootstrap intervals."""
     before = result["before"]
     lines = [
         "## Real films: a look, not a benchmark",

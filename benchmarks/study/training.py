@@ -16,24 +16,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from benchmarks.speed.flops import counted
 from benchmarks.study.budgets import Budget
 from benchmarks.study.cavmae import ContrastiveAutoencoder
 from benchmarks.study.cells import Cell
-from benchmarks.study.films import Films, Inputs, unpaired
+from benchmarks.study.videos import Films, Inputs, unpaired
 from cmmixer.config import preset
 from cmmixer.config.training import TrainingSettings
 from cmmixer.errors import NonFiniteError, SettingsError
-from cmmixer.evaluation.arithmetic import counted
 from cmmixer.evaluation.metrics import retrieval_metrics
-from cmmixer.losses import frame_vectors, info_nce, sequence_vectors
-from cmmixer.mixer import draw_share
+from cmmixer.models.heads import tower_features
+from cmmixer.models.losses import frame_vectors, info_nce, sequence_vectors
 from cmmixer.models.mae import MaskedAutoencoder, masked_mse
-from cmmixer.models.pooling import tower_features
+from cmmixer.models.mixer import draw_share
+from cmmixer.models.pair_mixup import draw_frame_rows, take_frames
+from cmmixer.models.patches import strip_grid
 from cmmixer.models.retriever import Embedding, Retriever
-from cmmixer.models.strip import strip_grid
-from cmmixer.pair_mix import draw_frame_rows, take_frames
-from cmmixer.train.optim import adamw
-from cmmixer.train.schedule import step_size
+from cmmixer.train.optim import adamw, step_size
 from cmmixer.types import Statistics
 
 EMBED_DIM = 128

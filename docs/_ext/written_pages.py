@@ -20,8 +20,8 @@ import cmmixer
 from cmmixer.cli.commands import COMMANDS, Command
 from cmmixer.cli.parser import build
 from cmmixer.config import ServeSettings
-from cmmixer.serving.app import create_app
-from cmmixer.serving.service import Service
+from cmmixer.server.app import create_app
+from cmmixer.server.service import Service
 
 # Flags of every command, which the page tells once.
 _COMMON = {"--help", "--config", "--print_config", "--json"}

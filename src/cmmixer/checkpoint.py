@@ -29,13 +29,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cmmixer.atomic import explain_full_disk, folder_written_whole, write_atomically
 from cmmixer.config import ClipSettings, ModelSettings
-from cmmixer.config.check import from_dict
+from cmmixer.config.base import from_dict
 from cmmixer.errors import CheckpointError, SettingsError
 from cmmixer.models.classifier import Classifier
 from cmmixer.models.mae import MaskedAutoencoder
 from cmmixer.models.retriever import Retriever
+from cmmixer.storage.files import explain_full_disk, folder_written_whole, write_atomically
 from cmmixer.types import Statistics
 
 FORMAT = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.made_films import film
+from tests.support.small_videos import film
 
 
 @pytest.fixture(scope="session")

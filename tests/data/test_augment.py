@@ -14,12 +14,11 @@ from PIL import Image, ImageOps
 from torch import Generator, Tensor
 
 from cmmixer.config import AugmentSettings
-from cmmixer.config.augment import NO_AUGMENTATION
+from cmmixer.config.training import NO_AUGMENTATION
 from cmmixer.data import augment
-from cmmixer.data.augment import PictureAugment, SoundAugment
-from cmmixer.data.randaugment import OPERATIONS, movement, operation, randaugment
-from tests.conftest import PICO
+from cmmixer.data.augment import OPERATIONS, PictureAugment, SoundAugment, movement, operation, randaugment
 from tests.reference import augment_slow
+from tests.support.small_runs import PICO
 
 OFF = dataclasses.asdict(NO_AUGMENTATION)
 ALL = AugmentSettings(

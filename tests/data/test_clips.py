@@ -14,8 +14,8 @@ from cmmixer.data.dataset import open_clips
 from cmmixer.data.manifest import Entry, read_manifest
 from cmmixer.data.skips import SkipReport
 from cmmixer.errors import DataError, MediaError
-from tests.conftest import PICO
-from tests.data.made_films import film, sound
+from tests.support.small_runs import PICO
+from tests.support.small_videos import film, sound
 
 QUICK = {"stride_seconds": None, "file_seconds": 20.0, "workers": 1}
 

@@ -19,21 +19,20 @@ import pytest
 import torch
 from PIL import Image
 
-from cmmixer.atomic import only_writer
 from cmmixer.config import PrepareSettings
 from cmmixer.config.data import DataSettings
-from cmmixer.data import slots as slots_module
-from cmmixer.data.batches import ClipBatches
+from cmmixer.data import shared_memory as slots_module
+from cmmixer.data.clip_encoding import decode_jpeg, encode_jpeg
 from cmmixer.data.dataset import StoreClips, open_clips
-from cmmixer.data.film_rows import decode_jpeg, encode_jpeg
-from cmmixer.data.loading import collate, epoch_order
+from cmmixer.data.loader import ClipBatches, collate, epoch_order
 from cmmixer.data.prepare import prepare
-from cmmixer.data.slots import Filled, Slots
+from cmmixer.data.shared_memory import Filled, Slots
 from cmmixer.data.store import ClipStore
 from cmmixer.errors import SettingsError, StoreError
+from cmmixer.storage.files import only_writer
 from cmmixer.types import Batch
-from tests.conftest import PICO
-from tests.data.made_films import film
+from tests.support.small_runs import PICO
+from tests.support.small_videos import film
 
 GEOMETRY: dict[str, Any] = {
     "frames": PICO.frames,

@@ -22,20 +22,20 @@ import pytest
 from cmmixer.config import PrepareSettings
 from cmmixer.config.clip import ClipSettings
 from cmmixer.config.data import DataSettings
-from cmmixer.data import film_rows
+from cmmixer.data import clip_encoding
 from cmmixer.data import prepare as prepare_module
 from cmmixer.data import store as store_module
-from cmmixer.data.batches import make_loader
+from cmmixer.data.clip_encoding import decode_jpeg, encode_jpeg
 from cmmixer.data.clips import ClipRef, read_ref
 from cmmixer.data.dataset import StoreClips, open_clips
-from cmmixer.data.film_rows import decode_jpeg, encode_jpeg
+from cmmixer.data.loader import make_loader
 from cmmixer.data.prepare import prepare
 from cmmixer.data.store import ClipStore
 from cmmixer.errors import DataError, MediaError, StoreError
-from cmmixer.storage import LocalFolder
+from cmmixer.storage.folder import LocalFolder
 from cmmixer.types import Clip
-from tests.conftest import PICO
-from tests.data.made_films import film
+from tests.support.small_runs import PICO
+from tests.support.small_videos import film
 
 GEOMETRY: dict[str, Any] = {
     "frames": PICO.frames,
@@ -177,7 +177,7 @@ class TestReport:
         def here(function: Any, items: Any, **options: object) -> Any:
             return ((item, function(item)) for item in items)
 
-        monkeypatch.setattr(film_rows, "read_ref", damaged_from_1_to_2)
+        monkeypatch.setattr(clip_encoding, "read_ref", damaged_from_1_to_2)
         monkeypatch.setattr(prepare_module, "map_isolated", here)
         film(tmp_path / "data/film.mp4", seconds=3.0)
         for _ in range(2):  # run again, nothing changes
@@ -386,5 +386,7 @@ def versions(out: Path) -> int:
 
 def test_decoder_processes_load_neither_torch_nor_lance() -> None:
     # They start many times, and Lance keeps threads that a forked process would lack.
-    code = "import sys, cmmixer.data.film_rows; print([m for m in ('torch', 'lance', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, cmmixer.data.clip_encoding; print([m for m in ('torch', 'lance', 'pandas') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

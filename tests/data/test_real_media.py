@@ -13,7 +13,7 @@ from cmmixer.data.dataset import open_clips
 from cmmixer.data.prepare import prepare
 from cmmixer.data.store import ClipStore
 from cmmixer.errors import MediaError
-from tests.conftest import NANO
+from tests.support.small_runs import NANO
 
 pytestmark = pytest.mark.data
 

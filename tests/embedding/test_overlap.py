@@ -16,15 +16,18 @@ from cmmixer.config import EmbedSettings, IndexSettings, ModelSettings
 from cmmixer.data import moments as moments_module
 from cmmixer.data.manifest import Entry
 from cmmixer.data.moments import DecodedPiece, Piece
-from cmmixer.embedding import EmbeddedFilm, embed, embed_moments, file_entry, load_encoder, read_vectors
-from cmmixer.embedding import films as films_module
+from cmmixer.embedding import pipeline as films_module
+from cmmixer.embedding.embed import embed
+from cmmixer.embedding.pipeline import EmbeddedFilm, embed_moments, file_entry
+from cmmixer.embedding.read import read_vectors
+from cmmixer.encoders.loading import load_encoder
 from cmmixer.errors import MediaError
-from cmmixer.indexing import index
 from cmmixer.models.retriever import Embedding
-from tests.coloured_films import BLUE, CLIP, GREEN, RED, ColourEncoder, film, sound
-from tests.conftest import untrained_run
-from tests.embedding.slow_decoding import BEGUN, SECONDS, slow_decode_piece
+from cmmixer.retrieval.build import index
 from tests.reference.embedding_slow import embedded_one_by_one
+from tests.support.coloured_videos import BLUE, CLIP, GREEN, RED, ColourEncoder, film, sound
+from tests.support.slow_decoding import BEGUN, SECONDS, slow_decode_piece
+from tests.support.small_runs import untrained_run
 
 SMALL = ModelSettings(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=8)
 WORKERS = 2

@@ -14,11 +14,12 @@ import torch
 
 import cmmixer
 from cmmixer import checkpoint
-from cmmixer.cli import main
-from cmmixer.encoders import hub, load_encoder
+from cmmixer.cli.main import main
+from cmmixer.encoders import hub
+from cmmixer.encoders.loading import load_encoder
 from cmmixer.errors import CheckpointError, SettingsError
-from tests.coloured_films import RED, ColourEncoder, film
-from tests.conftest import NANO, untrained_run
+from tests.support.coloured_videos import RED, ColourEncoder, film
+from tests.support.small_runs import NANO, untrained_run
 
 
 class FolderHub:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from cmmixer.cli import main
-from cmmixer.encoders import Encoder, load_encoder
+from cmmixer.cli.main import main
+from cmmixer.encoders.base import Encoder
+from cmmixer.encoders.loading import load_encoder
 from cmmixer.encoders.pe_av import PeAvEncoder, from_checkpoint, weights_id
 from cmmixer.errors import CheckpointError, SettingsError
-from tests.coloured_films import BLUE, RED, film
+from tests.support.coloured_videos import BLUE, RED, film
 
 transformers = pytest.importorskip("transformers", reason="PE-AV needs transformers (extra hf)")
 HAS_TIMM = importlib.util.find_spec("timm") is not None and importlib.util.find_spec("torchvision") is not None

@@ -9,16 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cmmixer.cli import main
-from cmmixer.embedding import load
-from cmmixer.encoders import Encoder, load_encoder
-from cmmixer.encoders.plugins import split_name
+from cmmixer.cli.main import main
+from cmmixer.embedding.api import load
+from cmmixer.encoders.base import Encoder, split_name
+from cmmixer.encoders.loading import load_encoder
 from cmmixer.errors import CheckpointError, SettingsError
-from tests.coloured_films import BLUE, CLIP, GREEN, RED, ColourEncoder, film, sound
+from tests.support.coloured_videos import BLUE, CLIP, GREEN, RED, ColourEncoder, film, sound
 
 PLUGIN = """
 import torch
-from tests.coloured_films import ColourEncoder
+from tests.support.coloured_videos import ColourEncoder
 from cmmixer.models.retriever import Embedding
 
 

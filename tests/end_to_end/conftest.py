@@ -8,7 +8,7 @@ import pytest
 
 from cmmixer.config import PrepareSettings, SynthesizeSettings
 from cmmixer.data.prepare import prepare
-from cmmixer.media.synthetic.films import synthesize
+from cmmixer.synthetic.generate import synthesize
 
 
 @pytest.fixture(scope="session")

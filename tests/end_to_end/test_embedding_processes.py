@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import torch
 
-from cmmixer.atomic import TEMPORARY
 from cmmixer.config import ModelSettings
-from cmmixer.embedding import read_vectors
-from tests.coloured_films import BLUE, CLIP, GREEN, RED, film
-from tests.conftest import untrained_run
-from tests.end_to_end.processes import cmmixer, start
+from cmmixer.embedding.read import read_vectors
+from cmmixer.storage.files import TEMPORARY
+from tests.support.coloured_videos import BLUE, CLIP, GREEN, RED, film
+from tests.support.commands import cmmixer, start
+from tests.support.small_runs import untrained_run
 
 SMALL = ModelSettings(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=8)
 

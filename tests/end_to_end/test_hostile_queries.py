@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from cmmixer.config import IndexSettings, SearchSettings
-from cmmixer.embedding import load_encoder
+from cmmixer.encoders.loading import load_encoder
 from cmmixer.errors import InputError, MediaError
-from cmmixer.indexing import index
-from cmmixer.searching import search
-from tests.conftest import NANO, untrained_run
+from cmmixer.retrieval.build import index
+from cmmixer.retrieval.search import search
+from tests.support.small_runs import NANO, untrained_run
 
 
 @pytest.mark.data

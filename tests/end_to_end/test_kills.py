@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.kills.jobs import KINDS, RANK, WORKER
 from benchmarks.kills.table import DOCUMENT, document
-from tests.end_to_end.processes import ENVIRONMENT, ROOT
+from tests.support.commands import ENVIRONMENT, ROOT
 
 RESULT = ROOT / "benchmarks" / "results" / "kills.json"
 # `finetune` runs the loop of `pretrain`; it is made once, for `embed` and `index`.

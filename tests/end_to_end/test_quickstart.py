@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.processes import cmmixer
+from tests.support.commands import cmmixer
 
 
 def check_outputs(out: Path, candidates: int) -> dict[str, object]:

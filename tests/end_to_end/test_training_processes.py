@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from cmmixer import checkpoint
-from cmmixer.train.continuing import hold_run_folder
-from tests.end_to_end.processes import ENVIRONMENT, cmmixer, start, torchrun, torchrun_command
+from cmmixer.train.resume import hold_run_folder
+from tests.support.commands import ENVIRONMENT, cmmixer, start, torchrun, torchrun_command
 
 
 def log(run: Path) -> list[dict[str, float]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from cmmixer.config import preset
-from cmmixer.data.loading import collate
+from cmmixer.data.loader import collate
 from cmmixer.evaluation.reconstruct import Separation, separate
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.mae import MaskedAutoencoder
 from cmmixer.types import Statistics
-from tests.conftest import PICO, random_clips
+from tests.support.small_runs import PICO, random_clips
 
 STATISTICS = Statistics((0.3, 0.4, 0.5), (0.2, 0.25, 0.3), -30.0, 10.0, clips=1)
 

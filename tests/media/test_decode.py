@@ -15,8 +15,8 @@ from cmmixer.errors import MediaError
 from cmmixer.media.decode import Film, loudness_dbfs, read_clip
 from cmmixer.media.encode import write_sound
 from cmmixer.types import Span
-from tests.media.making import counting_pixels, number_of, tone, write
 from tests.reference.decode_slow import frames_on_screen, whole_sound
+from tests.support.counting_videos import counting_pixels, number_of, tone, write
 
 CLIP = ClipSettings(frames=4, height=32, width=32, clip_seconds=4.0, window_seconds=0.5, sample_rate_hz=8000)
 CONTAINERS = ["mp4", "mkv", "mov", "avi", "ts"]

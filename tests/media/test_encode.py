@@ -10,7 +10,7 @@ import pytest
 
 from cmmixer.media.decode import Film
 from cmmixer.media.encode import write_film, write_sound
-from tests.media.making import counting_pixels, number_of, tone
+from tests.support.counting_videos import counting_pixels, number_of, tone
 
 
 @pytest.mark.parametrize("size", [(48, 64), (33, 47)])

@@ -9,9 +9,9 @@ import pytest
 
 from cmmixer.errors import MediaError
 from cmmixer.media.decode import Film, loudness_dbfs
-from cmmixer.media.isolate import map_isolated
-from tests.media.jobs import probe
+from cmmixer.media.sandbox import map_isolated
 from tests.reference.decode_slow import frames_on_screen
+from tests.support.sandbox_jobs import probe
 
 HOSTILE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "hostile"
 MADE = HOSTILE / "made"

@@ -9,7 +9,7 @@ import psutil
 
 from cmmixer.errors import MediaError
 from cmmixer.media.decode import Film
-from tests.media.making import counting_pixels, tone, write
+from tests.support.counting_videos import counting_pixels, tone, write
 
 MOST_GROWTH_BYTES = 16 << 20
 

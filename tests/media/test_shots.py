@@ -9,12 +9,12 @@ import pytest
 
 from cmmixer.data import moments as moments_module
 from cmmixer.data.moments import Cut, Piece, decode_piece
-from cmmixer.embedding import file_entry
+from cmmixer.embedding.pipeline import file_entry
 from cmmixer.errors import MediaError
 from cmmixer.media.decode import Film
 from cmmixer.media.encode import write_film
 from cmmixer.media.shots import SHORTEST_SHOT_SECONDS, cut_instants
-from tests.coloured_films import BLUE, CLIP, GREEN, RED, film, sound
+from tests.support.coloured_videos import BLUE, CLIP, GREEN, RED, film, sound
 
 COLOURS = [RED, GREEN, BLUE]
 

@@ -13,7 +13,7 @@ from cmmixer.config import preset
 from cmmixer.models.classifier import Classifier
 from cmmixer.models.retriever import Retriever
 from cmmixer.types import Statistics
-from tests.conftest import PICO, random_clips
+from tests.support.small_runs import PICO, random_clips
 
 CARD = Card(
     kind="classifier",

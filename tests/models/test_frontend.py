@@ -4,7 +4,7 @@ import torch
 
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.types import Statistics
-from tests.conftest import PICO
+from tests.support.small_runs import PICO
 
 STATISTICS = Statistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3), mel_mean=-40.0, mel_std=12.0, clips=5)
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from cmmixer.config import PRESETS, ClipSettings, ModelSettings
 from cmmixer.models.mae import MAEOutput, MaskedAutoencoder, masked_mse
-from cmmixer.models.strip import patchify, to_strip
-from tests.models.test_encoder import encoder_parameters
-from tests.reference import strip_slow
+from cmmixer.models.patches import patchify, to_strip
+from tests.models.test_vit import encoder_parameters
+from tests.reference import patches_slow
 
 MODEL = ModelSettings(dim=32, depth=2, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=8)
 CLIP = ClipSettings(frames=2, height=16, width=16, clip_seconds=1.0, window_seconds=0.25, sample_rate_hz=8000)
@@ -45,8 +45,8 @@ def test_the_loss_equals_the_slow_twin(norm_pix: bool, interleave: bool) -> None
         ("video", inputs[0], output.prediction_video),
         ("audio", inputs[1], output.prediction_audio),
     ):
-        target = [strip_slow.patches(strip_slow.strip(clip.double().numpy(), interleave), 8) for clip in pictures]
-        slow[name] = strip_slow.masked_loss(prediction.tolist(), target, output.mask.tolist(), norm_pix)
+        target = [patches_slow.patches(patches_slow.strip(clip.double().numpy(), interleave), 8) for clip in pictures]
+        slow[name] = patches_slow.masked_loss(prediction.tolist(), target, output.mask.tolist(), norm_pix)
     assert output.loss_video.item() == pytest.approx(slow["video"], rel=1e-5)
     assert output.loss_audio.item() == pytest.approx(slow["audio"], rel=1e-5)
     assert output.loss.item() == pytest.approx(0.5 * slow["video"] + 3.0 * slow["audio"], rel=1e-5)

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from cmmixer.config import PRESETS, ClipSettings, ModelSettings
-from cmmixer.losses import info_nce
-from cmmixer.models.encoder import Encoded
+from cmmixer.models.heads import pool, tower_features
+from cmmixer.models.losses import info_nce
 from cmmixer.models.mae import MaskedAutoencoder
-from cmmixer.models.pooling import pool, tower_features
+from cmmixer.models.patches import Grid, frame_parts, to_strip
 from cmmixer.models.retriever import Retriever
-from cmmixer.models.strip import Grid, frame_parts, to_strip
+from cmmixer.models.vit import Encoded
 from cmmixer.types import Statistics
-from tests.conftest import PICO
-from tests.models.test_encoder import encoder_parameters
+from tests.models.test_vit import encoder_parameters
+from tests.support.small_runs import PICO
 
 MODEL = ModelSettings(dim=32, depth=2, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=8)
 STATISTICS = Statistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), mel_mean=-40.0, mel_std=12.0, clips=1)

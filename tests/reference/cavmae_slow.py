@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.reference import strip_slow
+from tests.reference import patches_slow
 
 
 def _patches(pictures_TCHW: Tensor, patch: int) -> Tensor:
-    strip = strip_slow.strip(pictures_TCHW.double().numpy(), interleave=False)
-    return torch.tensor(strip_slow.patches(strip, patch))
+    strip = patches_slow.strip(pictures_TCHW.double().numpy(), interleave=False)
+    return torch.tensor(patches_slow.patches(strip, patch))
 
 
 def _positions(rows: int, cols: int, dim: int) -> Tensor:
-    return torch.tensor(strip_slow.positions(rows, cols, dim))
+    return torch.tensor(patches_slow.positions(rows, cols, dim))
 
 
 def _block(block: Any, norms: Any, tokens_ND: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from cmmixer.config import CuttingSettings
 from cmmixer.data.manifest import Entry
 from cmmixer.data.moments import Cut, Piece, decode_piece
-from cmmixer.encoders import Encoder
+from cmmixer.encoders.base import Encoder
 from cmmixer.errors import MediaError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cmmixer.mixer import CellDraw, RegionDraw
+from cmmixer.models.mixer import CellDraw, RegionDraw
 
 
 def share_of_cells(draw: CellDraw) -> NDArray[np.float32]:

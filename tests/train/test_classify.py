@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cmmixer.config.augment import NO_AUGMENTATION
-from cmmixer.data.loading import collate
-from cmmixer.train.chance import Chance, chance_of_step
+from cmmixer.config.training import NO_AUGMENTATION
+from cmmixer.data.loader import collate
 from cmmixer.train.classify import ClassifyTask
-from tests.conftest import random_clips
+from cmmixer.train.inputs import Chance, chance_of_step
 from tests.models.test_classifier import CARD
+from tests.support.small_runs import random_clips
 
 CLIPS = 400
 

@@ -16,20 +16,19 @@ from torch import Generator
 from cmmixer import checkpoint
 from cmmixer.checkpoint import load_retriever
 from cmmixer.config import FinetuneSettings, PretrainSettings
-from cmmixer.data.dataset import ArrayClips
-from cmmixer.data.loading import collate
+from cmmixer.data.loader import collate
 from cmmixer.errors import CheckpointError, NonFiniteError, SettingsError
-from cmmixer.losses import info_nce, nt_xent
-from cmmixer.models.canonical import canonical_maps
+from cmmixer.models.heads import canonical_maps
+from cmmixer.models.losses import info_nce, nt_xent
 from cmmixer.models.retriever import Embedding, Pairs
 from cmmixer.progress import NoProgress
-from cmmixer.train.chance import chance_of_step
-from cmmixer.train.continuing import hold_run_folder
 from cmmixer.train.finetune import FinetuneTask, finetune
+from cmmixer.train.inputs import chance_of_step
 from cmmixer.train.pretrain import pretrain
+from cmmixer.train.resume import hold_run_folder
 from cmmixer.types import Clip
-from tests.conftest import PICO, random_clips
 from tests.reference import losses_slow
+from tests.support.small_runs import PICO, ArrayClips, random_clips
 
 GEOMETRY = dataclasses.asdict(PICO)
 

@@ -3,7 +3,3 @@
 `commands` the table, `parser` from settings to flags, `show` what people see. Nothing here imports torch: that is left to
 the command that runs.
 """
-
-from cmmixer.cli.main import main
-
-__all__ = ["main"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmmixer import config
-from cmmixer.config.flags import POSITIONALS
+from cmmixer.config.base import POSITIONALS
 from cmmixer.errors import SettingsError
 
 
@@ -22,6 +22,8 @@ class Command:
         function: `module:name` of the Python function that takes the settings and a progress.
         example: a command line that works.
         extra: of the package, that brings what this command alone needs.
+        positionals: the fields that are given without a flag, in their order; default: those of `POSITIONALS`.
+        program: what is typed before the options.
     """
 
     name: str
@@ -29,11 +31,12 @@ class Command:
     function: str
     example: str
     extra: str | None = None
+    positionals: tuple[str, ...] = ()
+    program: str = ""
 
-    @property
-    def positionals(self) -> tuple[str, ...]:
-        """The fields that are given without a flag, in their order."""
-        return POSITIONALS.get(self.name, ())
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positionals", self.positionals or POSITIONALS.get(self.name, ()))
+        object.__setattr__(self, "program", self.program or f"cmmixer {self.name}")
 
     @property
     def summary(self) -> str:
@@ -63,13 +66,13 @@ COMMANDS = {
         Command(
             "quickstart",
             config.QuickstartSettings,
-            "cmmixer.walkthrough:quickstart",
+            "cmmixer.demo.quickstart:quickstart",
             "cmmixer quickstart\n  cmmixer quickstart --data ~/films --out runs/mine",
         ),
         Command(
             "synthesize",
             config.SynthesizeSettings,
-            "cmmixer.media.synthetic.films:synthesize",
+            "cmmixer.synthetic.generate:synthesize",
             "cmmixer synthesize --clips 200 --out films --seed 1 --difficulty easy",
         ),
         Command(
@@ -95,75 +98,66 @@ COMMANDS = {
         Command(
             "evaluate",
             config.EvaluateSettings,
-            "cmmixer.evaluation.retrieval:evaluate",
+            "cmmixer.evaluation.evaluate:evaluate",
             "cmmixer evaluate runs/fine --data stores/gallery --gallery gallery.json",
         ),
         Command(
             "probe",
             config.ProbeSettings,
-            "cmmixer.probing:probe",
+            "cmmixer.analysis.probe:probe",
             "cmmixer probe runs/pre --data sounds.csv --task audio --label category",
             extra="probe",
         ),
         Command(
             "inspect",
             config.InspectSettings,
-            "cmmixer.inspecting:inspect",
+            "cmmixer.analysis.inspect_run:inspect",
             "cmmixer inspect runs/pre --data ~/films --out runs/inspect",
             extra="inspect",
         ),
         Command(
             "embed",
             config.EmbedSettings,
-            "cmmixer.embedding:embed",
+            "cmmixer.embedding.embed:embed",
             "cmmixer embed --model runs/fine --data ~/films --out films.parquet",
         ),
         Command(
             "index",
             config.IndexSettings,
-            "cmmixer.indexing:index",
+            "cmmixer.retrieval.build:index",
             "cmmixer index --model runs/fine --data ~/films --index library\n  cmmixer index --index library --optimize",
         ),
         Command(
             "search",
             config.SearchSettings,
-            "cmmixer.searching:search",
+            "cmmixer.retrieval.search:search",
             "cmmixer search --index library silent.mp4 --for audio -k 5",
         ),
         Command(
             "dub",
             config.DubSettings,
-            "cmmixer.dubbing:dub",
+            "cmmixer.editing.dub:dub",
             "cmmixer dub silent.mp4 music.wav -o dubbed.mp4 --start 12.5\n"
             "  cmmixer dub interview.mp4 music.wav -o dubbed.mov --duck --loudness_lufs -16",
         ),
         Command(
             "serve",
             config.ServeSettings,
-            "cmmixer.serving.run:serve",
+            "cmmixer.server.serve:serve",
             "cmmixer serve --index library\n  cmmixer serve --index library --host 0.0.0.0 --token_file token.txt --roots /media/films",
             extra="serve",
         ),
         Command(
-            "bench",
-            config.BenchSettings,
-            "cmmixer.benching:bench",
-            "cmmixer bench search --rows 1000000 --dim 256\n  cmmixer bench step --preset base --precision bf16-mixed --compile\n"
-            "  cmmixer bench data --films ~/films\n"
-            "  cmmixer bench embed --preset nano --batch_size 32 --rounds 5",
-            extra="bench",
-        ),
-        Command(
             "export",
             config.ExportSettings,
-            "cmmixer.exporting:export",
+            "cmmixer.encoders.export:export",
             "cmmixer export --model runs/fine --format onnx --out runs/fine-onnx",
             extra="export",
         ),
         Command(
             "doctor",
             config.DoctorSettings,
-            "cmmixer.doctoring:doctor",
+            "cmmixer.diagnostics.doctor:doctor",
             "cmmixer doctor\n  cmmixer doctor --data ~/films --index library",
         ),
     )

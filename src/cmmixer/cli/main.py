@@ -10,10 +10,10 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cmmixer.cli.commands import COMMANDS, Command
-from cmmixer.cli.together import EndedError, explain_end, tell_torchrun
+from cmmixer.cli.torchrun import EndedError, explain_end, tell_torchrun
 from cmmixer.errors import CMMixerError, SettingsError
 from cmmixer.version import __version__
 
@@ -21,9 +21,18 @@ from cmmixer.version import __version__
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return _explained(lambda: _dispatch(arguments))
+
+
+def run_command(command: Command, arguments: Sequence[str]) -> int:
+    """Runs a command that is not in the table of `cmmixer`; returns its exit code."""
+    return _explained(lambda: _run(command, list(arguments)))
+
+
+def _explained(work: Callable[[], int]) -> int:
     try:
         with explain_end():
-            return _dispatch(arguments)
+            return work()
     except CMMixerError as fault:
         _complain(" ".join(str(fault).split("\n")))
         return fault.exit_code
@@ -70,16 +79,16 @@ def _run(command: Command, arguments: list[str]) -> int:
         return 0
     _refuse_missing_device(settings)
     _quiet_libraries()
-    from cmmixer.cli import show
+    from cmmixer.cli import console
 
-    with show.RichProgress(enabled=int(os.environ.get("RANK", "0")) == 0) as progress:
+    with console.RichProgress(enabled=int(os.environ.get("RANK", "0")) == 0) as progress:
         result = command.load()(settings, progress)
     if not getattr(result, "is_main", True):
         return 0
     if as_json:
         print(json.dumps(result.as_json(), indent=1))
     else:
-        show.show(result)
+        console.show(result)
     code: int = getattr(result, "exit_code", 0)
     return code
 
@@ -87,7 +96,7 @@ def _run(command: Command, arguments: list[str]) -> int:
 def _refuse_missing_device(settings: object) -> None:
     """A GPU that is asked for and not there is told before anything is read or written, whatever the command would do with it."""
     if getattr(settings, "device", "auto") == "cuda":
-        from cmmixer.encoders import device_named
+        from cmmixer.runtime import device_named
 
         device_named("cuda")
 

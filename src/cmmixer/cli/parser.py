@@ -17,7 +17,7 @@ import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
 
 from cmmixer.cli.commands import Command
-from cmmixer.config.flags import FLAG_OF_FIELD
+from cmmixer.config.base import FLAG_OF_FIELD
 from cmmixer.errors import SettingsError
 
 SHORT = {"k": "-k", "out": "-o"}
@@ -60,8 +60,8 @@ def build(command: Command) -> ArgumentParser:
     """The parser of one command: a group of flags for each group of settings."""
     positional = "".join(f"{name.upper()} " for name in command.positionals)
     parser = ArgumentParser(
-        prog=f"cmmixer {command.name}",
-        usage=f"cmmixer {command.name} {positional}[options]",
+        prog=command.program,
+        usage=f"{command.program} {positional}[options]",
         description=command.summary,
         epilog=f"example:\n  {command.example}",
         formatter_class=_Help,
@@ -165,7 +165,7 @@ def _told(unknown: Sequence[str], flags: set[str]) -> str:
 def _one_line(complaint: str, flags: set[str], command: Command) -> str:
     """The parser's complaint as got / expected / what to do."""
     complaint = " ".join(complaint.split())
-    see = f"see `cmmixer {command.name} --help`"
+    see = f"see `{command.program} --help`"
     match = re.search(r'Parser key "(\w+)": (.*)', complaint)
     if match:
         wrong = re.search(r"Expected a <class '(\w+)'>. Got value: (.*)", match[2])

@@ -5,27 +5,22 @@ and `augment` chance; `training` the loop. A command has one class, made of such
 finetune), `evaluate` (and inspect), `library` (embed, index, search); any other has a module of its name.
 """
 
-from cmmixer.config.augment import AugmentSettings
-from cmmixer.config.bench import BenchSettings
-from cmmixer.config.clip import ClipOptions, ClipSettings
-from cmmixer.config.cutting import CuttingSettings
+from cmmixer.config.apps import (
+    DoctorSettings,
+    DubSettings,
+    ExportSettings,
+    ProbeSettings,
+    QuickstartSettings,
+    ServeSettings,
+)
+from cmmixer.config.clip import PRESETS, ClipOptions, ClipSettings, CuttingSettings, ModelSettings, Preset, preset
 from cmmixer.config.data import PrepareSettings, SynthesizeSettings
-from cmmixer.config.doctor import DoctorSettings
-from cmmixer.config.dub import DubSettings
-from cmmixer.config.evaluate import EvaluateSettings, InspectSettings
-from cmmixer.config.export import ExportSettings
-from cmmixer.config.learning import FinetuneSettings, PretrainSettings
-from cmmixer.config.library import EmbedSettings, IndexSettings, SearchSettings
-from cmmixer.config.mixer import MixerSettings
-from cmmixer.config.presets import PRESETS, ModelSettings, Preset, preset
-from cmmixer.config.probe import ProbeSettings
-from cmmixer.config.quickstart import QuickstartSettings
-from cmmixer.config.serve import ServeSettings
+from cmmixer.config.retrieval import EmbedSettings, EvaluateSettings, IndexSettings, InspectSettings, SearchSettings
+from cmmixer.config.training import AugmentSettings, FinetuneSettings, MixerSettings, PretrainSettings
 
 __all__ = [
     "PRESETS",
     "AugmentSettings",
-    "BenchSettings",
     "ClipOptions",
     "ClipSettings",
     "CuttingSettings",

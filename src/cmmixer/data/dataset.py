@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmmixer.atomic import LOCK
+from cmmixer.config.base import is_remote
 from cmmixer.config.clip import ClipSettings
 from cmmixer.config.data import DataSettings
 from cmmixer.data.clips import ClipRef, list_clips, read_ref
@@ -16,10 +16,10 @@ from cmmixer.data.manifest import read_layout
 from cmmixer.data.skips import SkipReport
 from cmmixer.data.store import ClipStore, StoreCard, differences
 from cmmixer.errors import DataError, MediaError, StoreError
-from cmmixer.media.timeline import frame_instants
 from cmmixer.progress import Progress
-from cmmixer.storage import is_remote, open_folder
-from cmmixer.types import Clip, Frames, SoundWindows, Span
+from cmmixer.storage.files import LOCK
+from cmmixer.storage.folder import open_folder
+from cmmixer.types import Clip
 
 
 class ClipDataset(Protocol):
@@ -140,70 +140,6 @@ class StoreClips:
     def read_into(self, indices: Sequence[int], video_BTCHW: NDArray[np.uint8], audio_BTN: NDArray[np.int16]) -> None:
         """Clips straight to where a batch wants them; see `ClipStore.read_into`."""
         self.store.read_into([self.rows[index] for index in indices], video_BTCHW, audio_BTN)
-
-
-class ArrayClips:
-    """Clips that are already numbers, for studies without codecs.
-
-    Args:
-        video_NTCHW: uint8 pictures, an array or a tensor.
-        audio_NTS: int16 sound windows, an array or a tensor.
-        ids: the clips' ids; default "0", "1", ...
-        labels: their class names; default: none.
-        sources: the films they count to; default: their ids.
-        clip_seconds: length of a clip.
-        sample_rate_hz: of the sound windows.
-
-    Raises:
-        DataError: shapes, types or lengths that do not fit together.
-    """
-
-    def __init__(
-        self,
-        video_NTCHW: Any,
-        audio_NTS: Any,
-        ids: Sequence[str] | None = None,
-        labels: Sequence[str | int | None] | None = None,
-        *,
-        sources: Sequence[str] | None = None,
-        clip_seconds: float = 4.0,
-        sample_rate_hz: int = 16000,
-    ) -> None:
-        self.video_NTCHW, self.audio_NTS = np.asarray(video_NTCHW), np.asarray(audio_NTS)
-        video, audio = self.video_NTCHW, self.audio_NTS
-        if video.dtype != np.uint8 or video.ndim != 5 or video.shape[2] != 3:
-            raise DataError(f"pictures must be uint8 (N, T, 3, H, W); got {video.dtype} {video.shape}")
-        if audio.dtype != np.int16 or audio.ndim != 3 or audio.shape[:2] != video.shape[:2]:
-            raise DataError(
-                f"sound windows must be int16 {video.shape[:2]} + (samples,); got {audio.dtype} {audio.shape}"
-            )
-        self.ids = [str(number) for number in range(len(video))] if ids is None else list(ids)
-        self.labels = [None] * len(video) if labels is None else [None if one is None else str(one) for one in labels]
-        self.sources = list(self.ids) if sources is None else list(sources)
-        for what, values in (("ids", self.ids), ("labels", self.labels), ("sources", self.sources)):
-            if len(values) != len(video):
-                raise DataError(f"{len(video)} clips need {len(video)} {what}; got {len(values)}")
-        self.skips = SkipReport()
-        self.span, self.sample_rate_hz = Span(0.0, clip_seconds), sample_rate_hz
-
-    def __len__(self) -> int:
-        return len(self.video_NTCHW)
-
-    def __getitem__(self, index: int) -> Clip:
-        """One clip; its arrays are views."""
-        times_T = frame_instants(self.span, self.video_NTCHW.shape[1])
-        return Clip(
-            id=self.ids[index],
-            source=self.sources[index],
-            label=self.labels[index],
-            span=self.span,
-            frames=Frames(self.video_NTCHW[index].transpose(0, 2, 3, 1), times_T),
-            sound=SoundWindows(self.audio_NTS[index], times_T, self.sample_rate_hz),
-        )
-
-    def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
-        """Clips in the order asked for."""
-        return [self[index] for index in indices]
 
 
 class KeptClips:

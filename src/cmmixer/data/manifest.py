@@ -28,15 +28,18 @@ from cmmixer.errors import DataError
 from cmmixer.types import Span
 
 COLUMNS = ("path", "audio_path", "start_seconds", "end_seconds", "label", "split", "source")
+
 # fmt: off
 FILM_ENDINGS = frozenset((
     "3g2", "3gp", "asf", "avi", "dv", "f4v", "flv", "gif", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg",
     "mts", "mxf", "nut", "ogm", "ogv", "rm", "rmvb", "ts", "vob", "webm", "wmv", "y4m",
 ))
+
 SOUND_ENDINGS = frozenset((
     "aac", "ac3", "aif", "aiff", "alac", "amr", "ape", "au", "caf", "dts", "flac", "m4a", "mka", "mp2", "mp3", "mpc",
     "oga", "ogg", "opus", "spx", "tak", "tta", "wav", "wma", "wv",
 ))
+
 # fmt: on
 LIST_ENDINGS = (".csv", ".jsonl", ".list")
 
@@ -396,3 +399,15 @@ def _hash(text: str) -> str:
 
 def _some_endings() -> str:
     return ", ".join(f"*.{ending}" for ending in ("mp4", "mkv", "mov", "webm", "wav", "mp3"))
+
+
+def distinct(entries: list[Entry]) -> tuple[list[Entry], list[Skip]]:
+    """The entries without those that name the same stretch of the same file again, and a word on these."""
+    seen: dict[str, Entry] = {}
+    repeated = []
+    for entry in entries:
+        if seen.setdefault(entry.key, entry) is not entry:
+            repeated.append(
+                Skip(readable(entry.path), "duplicate", "the same stretch of the same file is listed before")
+            )
+    return list(seen.values()), repeated

@@ -26,7 +26,7 @@ from cmmixer.config.clip import ClipSettings
 from cmmixer.data.manifest import Entry
 from cmmixer.errors import MediaError
 from cmmixer.media.decode import Film, loudness_dbfs
-from cmmixer.media.isolate import IsolatedPool, map_isolated
+from cmmixer.media.sandbox import IsolatedPool, map_isolated
 from cmmixer.media.shots import SHORTEST_SHOT_SECONDS, cut_instants
 from cmmixer.media.timeline import clip_spans, even_spans, frame_instants
 from cmmixer.types import Span

@@ -13,22 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmmixer.atomic import LOCK, explain_full_disk
-from cmmixer.cluster import Cluster, connected
-from cmmixer.config.check import pick
-from cmmixer.config.cluster import ClusterSettings
-from cmmixer.config.data import PrepareSettings
-from cmmixer.data.film_rows import FilmRows, decode_film, too_quiet
-from cmmixer.data.journal import Journal, distinct
-from cmmixer.data.manifest import Entry, Listing, read_layout, readable
-from cmmixer.data.skips import Skip, SkipReport
+from cmmixer.config.base import FILMS_ELSEWHERE, pick, refuse_remote
+from cmmixer.config.data import ClusterSettings, PrepareSettings
+from cmmixer.data.clip_encoding import FilmRows, decode_film, too_quiet
+from cmmixer.data.manifest import Entry, Listing, distinct, read_layout, readable
+from cmmixer.data.skips import Journal, Skip, SkipReport
 from cmmixer.data.store import CARD, JOURNAL, OWN_FILES, ClipStore, StoreCard
 from cmmixer.data.store_writer import StoreWriter
 from cmmixer.errors import DataError, MediaError, StoreError
-from cmmixer.media.isolate import map_isolated
+from cmmixer.media.sandbox import map_isolated
 from cmmixer.progress import NoProgress, Progress
-from cmmixer.storage import Folder, Held, absolute_place, open_folder, refuse_remote
-from cmmixer.storage.place import FILMS_ELSEWHERE
+from cmmixer.ray_cluster import Cluster, connected
+from cmmixer.storage.files import LOCK, explain_full_disk
+from cmmixer.storage.folder import Folder, Held, absolute_place, open_folder
 from cmmixer.version import __version__
 
 # A commit costs a file and some milliseconds; a kill costs what was decoded since the last one.
@@ -156,7 +153,7 @@ class _Run:
         self, cluster: Cluster, function: partial[FilmRows], todo: list[Entry], progress: Progress
     ) -> None:
         """The same, by actors that write the rows themselves; what they wrote counts once it is committed here."""
-        from cmmixer.data.on_ray import PartDecoder, decode_on_ray
+        from cmmixer.data.prepare_ray import PartDecoder, decode_on_ray
 
         settings = self.settings
         decoder = PartDecoder(

@@ -1,4 +1,7 @@
-"""Which files were left out, and why: counted, readable by people and by machines."""
+"""Which files were left out, and why: counted, readable by people and by machines.
+
+Films that gave nothing, or only a part: a text file beside a table, which grows by whole lines.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cmmixer.errors import MediaError
-from cmmixer.storage import Place, open_folder
+from cmmixer.storage.folder import Folder, Place, open_folder
 
 WORDS = {
     "missing": "not there",
@@ -112,3 +115,39 @@ class SkipReport:
 
 def _told(skip: Skip) -> str:
     return skip.message if skip.clips_used == 0 else f"{skip.message} (its first {skip.clips_used} clips are used)"
+
+
+# What stood in the way may be gone when the command is run again.
+TRY_AGAIN = ("missing", "time-limit", "crashed")
+
+
+class Journal:
+    """The films of a job that were left out, wholly or in part, through all its runs.
+
+    Attributes:
+        skips: by the entry's key, in the order they were met.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder, self._name = folder, name
+        self.skips: dict[str, Skip] = {}
+        self._pending: list[str] = []
+        for line in folder.read_lines(name):
+            values = json.loads(line)
+            self.skips[values["entry"]] = Skip(**values["skip"])
+
+    def add(self, key: str, skip: Skip) -> None:
+        """Notes a film; `commit` writes it down."""
+        self.skips.pop(key, None)
+        self.skips[key] = skip
+        self._pending.append(json.dumps({"entry": key, "skip": asdict(skip)}) + "\n")
+
+    def commit(self) -> None:
+        """Writes down what was noted."""
+        self._folder.append_lines(self._name, self._pending)
+        self._pending = []
+
+    def settles(self, key: str) -> bool:
+        """Whether a film gave nothing and would give nothing again."""
+        skip = self.skips.get(key)
+        return skip is not None and skip.clips_used == 0 and skip.reason not in TRY_AGAIN

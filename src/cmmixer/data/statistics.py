@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from cmmixer.config.clip import ClipSettings
-from cmmixer.data.batches import make_loader
 from cmmixer.data.dataset import ClipDataset
+from cmmixer.data.loader import make_loader
 from cmmixer.media.mel import MelPictures
 from cmmixer.types import Batch, Statistics
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from cmmixer.data.film_rows import FilmRows
+from cmmixer.data.clip_encoding import FilmRows
 from cmmixer.data.manifest import Entry, readable
 from cmmixer.data.store import FILE_VERSION, SCHEMA, TABLE, open_table
-from cmmixer.storage import Folder, Held
-from cmmixer.storage.table import GrowingTable, read_beside, write_beside
+from cmmixer.storage.folder import Folder, Held
+from cmmixer.storage.lance_table import GrowingTable, read_beside, write_beside
 
 # An entry's key and a clip's id.
 RowKey = tuple[str, str]

@@ -1,6 +1,15 @@
 """The Parquet file of `cmmixer embed`: its columns, its writer, its reader.
 
 Letters: R rows, K vectors that are there, T frames of a moment, E values of a vector.
+
+Unit vectors in fewer bytes: bfloat16, or int8 with a scale for each vector.
+
+    bf16    the upper half of a float32, rounded to even: 8 significant bits             kept as uint16
+    int8    round(127 x / max |x|); times the scale 1 / |q| it is a unit vector again    kept as int8 and a float32
+
+Reading gives unit vectors whatever the storage: rounding moves their ends off the sphere, so they are made unit length again.
+
+Letters: N vectors, E values of each.
 """
 
 from __future__ import annotations
@@ -10,24 +19,67 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cmmixer.atomic import file_written_whole
-from cmmixer.config.vectors import VECTOR_BYTES
 from cmmixer.data.manifest import Entry, readable
-from cmmixer.embedding.batch import Moment, Vector
-from cmmixer.embedding.films import EmbeddedFilm
-from cmmixer.embedding.storage import ARROW_TYPES, Stored, restored, stored
-from cmmixer.encoders import Encoder
-from cmmixer.errors import DataError
-from cmmixer.storage import is_remote, open_folder
+from cmmixer.embedding.pipeline import EmbeddedFilm, Moment, Vector
+from cmmixer.encoders.base import Encoder
+from cmmixer.storage.files import file_written_whole
 
-_KEY = b"cmmixer"
+Vectors = NDArray[np.float32]
+
+ARROW_TYPES = {"fp32": pa.float32(), "bf16": pa.uint16(), "int8": pa.int8()}
+
+_LARGEST = 127
+
+
+class Stored(NamedTuple):
+    """Vectors as they are kept: `values_NE` float32, uint16 or int8, and for int8 what each is multiplied with."""
+
+    values_NE: NDArray[Any]
+    scale_N: Vectors | None = None
+
+
+def stored(vectors_NE: Vectors, kind: str) -> Stored:
+    """Unit vectors, to be kept as `kind`.
+
+    Args:
+        vectors_NE: float32, finite.
+        kind: fp32, bf16 or int8.
+    """
+    if kind == "bf16":
+        bits_NE = np.ascontiguousarray(vectors_NE, np.float32).view(np.uint32)
+        # To the nearest upper half; the even one where two are equally near.
+        return Stored(((bits_NE + 0x7FFF + (bits_NE >> 16 & 1)) >> 16).astype(np.uint16))
+    if kind == "int8":
+        largest_N1 = np.abs(vectors_NE).max(axis=1, keepdims=True)
+        values_NE = np.rint(vectors_NE * (_LARGEST / np.maximum(largest_N1, 1e-30))).astype(np.int8)
+        return Stored(values_NE, np.float32(1.0) / _lengths(values_NE))
+    return Stored(np.asarray(vectors_NE, np.float32))
+
+
+def restored(kept: Stored, kind: str) -> Vectors:
+    """Unit vectors, float32 [N, E], of what `stored` gave."""
+    if kind == "bf16":
+        vectors_NE: Vectors = (kept.values_NE.astype(np.uint32) << 16).view(np.float32)
+        return vectors_NE / _lengths(vectors_NE)[:, None]
+    if kind == "int8":
+        assert kept.scale_N is not None
+        return kept.values_NE.astype(np.float32) * kept.scale_N[:, None]
+    return np.asarray(kept.values_NE, np.float32)
+
+
+def _lengths(values_NE: NDArray[Any]) -> Vectors:
+    return np.asarray(np.maximum(np.linalg.norm(values_NE.astype(np.float32), axis=1), 1e-30), dtype=np.float32)
+
+
+METADATA_KEY = b"cmmixer"
+
 _ABOUT = [
     pa.field("path", pa.string(), nullable=False),
     pa.field("audio_path", pa.string()),
@@ -36,10 +88,11 @@ _ABOUT = [
     pa.field("start_seconds", pa.float64(), nullable=False),
     pa.field("end_seconds", pa.float64(), nullable=False),
 ]
-_OF_MOMENTS, _OF_FRAMES = ("video", "audio"), ("video_frames", "audio_frames")
+
+MOMENT_COLUMNS, FRAME_COLUMNS = ("video", "audio"), ("video_frames", "audio_frames")
+
 # Vectors of a row group: few enough to wait in memory, enough that its header is nothing beside them.
 _GROUP_BYTES = 16_000_000
-_READ_ROWS = 8192
 
 
 def parquet_schema(vectors: str = "fp32", *, frames: bool = False) -> pa.Schema:
@@ -51,11 +104,11 @@ def parquet_schema(vectors: str = "fp32", *, frames: bool = False) -> pa.Schema:
     """
     fields = list(_ABOUT)
     vector, scale = pa.list_(ARROW_TYPES[vectors]), pa.float32()
-    fields += [pa.field(name, vector) for name in _OF_MOMENTS]
-    fields += [pa.field(f"{name}_scale", scale) for name in _OF_MOMENTS if vectors == "int8"]
+    fields += [pa.field(name, vector) for name in MOMENT_COLUMNS]
+    fields += [pa.field(f"{name}_scale", scale) for name in MOMENT_COLUMNS if vectors == "int8"]
     if frames:
-        fields += [pa.field(name, pa.list_(vector)) for name in _OF_FRAMES]
-        fields += [pa.field(f"{name}_scale", pa.list_(scale)) for name in _OF_FRAMES if vectors == "int8"]
+        fields += [pa.field(name, pa.list_(vector)) for name in FRAME_COLUMNS]
+        fields += [pa.field(f"{name}_scale", pa.list_(scale)) for name in FRAME_COLUMNS if vectors == "int8"]
     return pa.schema(fields)
 
 
@@ -67,7 +120,7 @@ class VectorWriter:
 
     def __init__(self, file: pq.ParquetWriter, schema: pa.Schema, vectors: str, dim: int) -> None:
         self._file, self._schema, self._vectors, self._dim = file, schema, vectors, dim
-        self._columns = [name for name in schema.names if name in _OF_MOMENTS + _OF_FRAMES]
+        self._columns = [name for name in schema.names if name in MOMENT_COLUMNS + FRAME_COLUMNS]
         self._rows: list[tuple[Entry, Moment]] = []
         self._bytes = 0
 
@@ -106,7 +159,7 @@ class VectorWriter:
         there = [row.reshape(-1, self._dim) for row in rows if row is not None]
         kept = stored(np.concatenate(there) if there else np.zeros((0, self._dim), np.float32), self._vectors)
         counts_R = np.array([0 if row is None else row.size // self._dim for row in rows])
-        shape = _Shape(counts_R, np.array([row is None for row in rows]), deep=name in _OF_FRAMES)
+        shape = ListLayout(counts_R, np.array([row is None for row in rows]), deep=name in FRAME_COLUMNS)
         columns = {name: shape.vectors(kept.values_NE)}
         if kept.scale_N is not None:
             columns[f"{name}_scale"] = shape.scales(kept.scale_N)
@@ -118,7 +171,7 @@ def written_parquet(path: Path, encoder: Encoder, vectors: str, *, frames: bool)
     """Writes to a temporary file that takes the path's name when everything is in it; on any error nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     card = {"model_id": encoder.id, "embed_dim": encoder.dim, "clip": asdict(encoder.clip), "vectors": vectors}
-    schema = parquet_schema(vectors, frames=frames).with_metadata({_KEY: json.dumps(card)})
+    schema = parquet_schema(vectors, frames=frames).with_metadata({METADATA_KEY: json.dumps(card)})
     dictionary = _few_valued(schema, vectors)
     with file_written_whole(path) as file, pq.ParquetWriter(file, schema, use_dictionary=dictionary) as parquet:
         writer = VectorWriter(parquet, schema, vectors, encoder.dim)
@@ -134,106 +187,12 @@ def _few_valued(schema: pa.Schema, vectors: str) -> list[str]:
     """
     names = [entry.name for entry in schema if pa.types.is_string(entry.type)]
     if vectors != "fp32":
-        names += [f"{name}.list.element" for name in _OF_MOMENTS]
-        names += [f"{name}.list.element.list.element" for name in _OF_FRAMES]
+        names += [f"{name}.list.element" for name in MOMENT_COLUMNS]
+        names += [f"{name}.list.element.list.element" for name in FRAME_COLUMNS]
     return names
 
 
-# -------------------------------------------------------------------------------------------------------------- reading
-
-
-def vector_batches(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a file or folder of `cmmixer embed`, some thousand at a time, with float32 unit vectors whatever it stores.
-
-    Args:
-        path: the file, or the folder, which may be s3://BUCKET/NAME.
-        columns: only these; None: all.
-
-    Raises:
-        DataError: it is no such file, or lacks a column.
-    """
-    return _Reader(path, columns).batches()
-
-
-def read_vectors(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The same as one table; its metadata name the model (key `cmmixer`, JSON).
-
-    Raises:
-        DataError: as `vector_batches`.
-    """
-    reader = _Reader(path, columns)
-    return pa.Table.from_batches(reader.batches(), reader.schema)
-
-
-class _Reader:
-    """A file that is looked at before a row is read."""
-
-    def __init__(self, path: str | Path, columns: Sequence[str] | None) -> None:
-        self._path = path
-        self._table: Any = None
-        if is_remote(path) or Path(path).is_dir():
-            from cmmixer.embedding.folder import vectors_table
-
-            self._table = vectors_table(open_folder(path))
-        stands = _parquet_columns(path) if self._table is None else self._table.schema
-        card = _card(stands, path)
-        self._kind, self._dim = card.get("vectors", "fp32"), card["embed_dim"]
-        if self._kind not in VECTOR_BYTES:
-            known = ", ".join(VECTOR_BYTES)
-            raise DataError(f"{path}: stores vectors as {self._kind!r}, expected {known}; read it with a newer cmmixer")
-        known_names = [name for name in stands.names if not name.endswith("_scale") and name != "entry"]
-        wanted = known_names if columns is None else list(columns)
-        unknown = [name for name in wanted if name not in known_names]
-        if unknown:
-            raise DataError(f"{path}: got columns {', '.join(unknown)}, expected some of {', '.join(known_names)}")
-        fields = [entry for entry in parquet_schema(frames=True) if entry.name in wanted]
-        self.schema = pa.schema(fields, {_KEY: json.dumps({**card, "vectors": "fp32"})})
-        self._columns = [name for name in stands.names if name.removesuffix("_scale") in wanted]
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        for batch in self._stored_batches():
-            arrays = [self._column(batch, entry.name).cast(entry.type) for entry in self.schema]
-            yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-
-    def _stored_batches(self) -> Iterator[pa.RecordBatch]:
-        if self._table is not None:
-            yield from self._table.to_batches(columns=self._columns, batch_size=_READ_ROWS, scan_in_order=True)
-            return
-        with pq.ParquetFile(self._path) as file:
-            yield from file.iter_batches(_READ_ROWS, columns=self._columns)
-
-    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
-        column = batch.column(name)
-        if name not in _OF_MOMENTS + _OF_FRAMES or self._kind == "fp32":
-            return column
-        deep = name in _OF_FRAMES
-        missing_R = column.is_null().to_numpy(zero_copy_only=False)
-        counts_R = column.value_lengths().fill_null(0).to_numpy() if deep else (~missing_R).astype(np.int32)
-        values = column.flatten().flatten() if deep else column.flatten()
-        scale_K = None
-        if self._kind == "int8":
-            scales = batch.column(f"{name}_scale")
-            scale_K = (scales.flatten() if deep else scales.drop_null()).to_numpy()
-        vectors_KE = restored(Stored(values.to_numpy().reshape(-1, self._dim), scale_K), self._kind)
-        return _Shape(counts_R, missing_R, deep=deep).vectors(vectors_KE)
-
-
-def _parquet_columns(path: str | Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid) as fault:
-        raise DataError(f"{path}: cannot be read as Parquet ({' '.join(str(fault).split())[:200]})") from fault
-
-
-def _card(schema: pa.Schema, path: str | Path) -> dict[str, Any]:
-    text = (schema.metadata or {}).get(_KEY)
-    if text is None:
-        raise DataError(f"{path}: is not a file that cmmixer embed wrote; its metadata have no key {_KEY.decode()}")
-    card: dict[str, Any] = json.loads(text)
-    return card
-
-
-class _Shape:
+class ListLayout:
     """How vectors that lie one behind the other are shared out among rows."""
 
     def __init__(self, counts_R: NDArray[Any], missing_R: NDArray[Any], *, deep: bool) -> None:

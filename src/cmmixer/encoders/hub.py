@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 
-from cmmixer.atomic import explain_full_disk, folder_written_whole
 from cmmixer.checkpoint import Card, load_card, load_weights, resolve
-from cmmixer.encoders.ours import ModelEncoder
+from cmmixer.encoders.loading import ModelEncoder
 from cmmixer.errors import CheckpointError, SettingsError
-from cmmixer.temporary import temporary_folder
+from cmmixer.storage.files import explain_full_disk, folder_written_whole, temporary_folder
 
 FILES = ("card.json", "weights.safetensors", "README.md")
 

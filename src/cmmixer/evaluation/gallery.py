@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmmixer.atomic import explain_full_disk, write_atomically
 from cmmixer.errors import DataError
+from cmmixer.storage.files import explain_full_disk, write_atomically
 
 FORMAT = 1
 # How many ids a message names.

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from cmmixer import checkpoint
 from cmmixer.config import MixerSettings
-from cmmixer.config.check import from_dict
-from cmmixer.mixer import draw_share
+from cmmixer.config.base import from_dict
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.models.mae import NORM_PIX_EPS, MaskedAutoencoder
-from cmmixer.models.masking import keep_count
-from cmmixer.models.strip import patches_to_pictures, strip_grid
+from cmmixer.models.mixer import draw_share
+from cmmixer.models.patches import keep_count, patches_to_pictures, strip_grid
 from cmmixer.types import Batch
 
 

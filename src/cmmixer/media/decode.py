@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from cmmixer.config import ClipSettings
 from cmmixer.errors import MediaError
+from cmmixer.media.audio import lay_out, loudness_dbfs
 from cmmixer.media.container import (
     Deadline,
     StreamReader,
@@ -36,8 +37,7 @@ from cmmixer.media.container import (
     origin_seconds,
     packet_end_seconds,
 )
-from cmmixer.media.picture import PictureFitter
-from cmmixer.media.sound import lay_out, loudness_dbfs
+from cmmixer.media.resize import PictureFitter
 from cmmixer.media.timeline import frame_instants
 from cmmixer.types import Clip, Frames, SoundWindows, Span
 

@@ -14,7 +14,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from cmmixer.atomic import TEMPORARY
+from cmmixer.storage.files import TEMPORARY
 
 # Small, fast and near enough to the pixels: what synthetic films need.
 _X264 = {"preset": "ultrafast", "crf": "20", "threads": "1"}

@@ -8,12 +8,21 @@ The order of the arithmetic, with the published geometry (2.6 s at 44,100 Hz, 22
     hop  = N // W + 1, the only step that can give W columns            512
     W    = 1 + N // hop, windows centred on every hop-th sample         224
     fft  = smallest power of two >= 4 x hop with no empty band        2,048
+
+Mel pictures back to sound, to be listened to: what a picture keeps of a sound, and nothing more.
+
+    power = 10 ^ (dB / 10);  spectrum = argmin_{S >= 0} |filters S - power|^2;  sound = Griffin-Lim(sqrt(spectrum))
+
+Griffin and Lim 1984, "Signal estimation from modified short-time Fourier transform"; both steps by librosa.
+
+Letters: M pictures, H mel bands, W columns, N samples of a window.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import librosa
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,8 +33,11 @@ from cmmixer.errors import SettingsError
 
 # Slaney's mel scale (Auditory Toolbox, 1998): linear up to 1 kHz, then 27 steps to every factor of 6.4.
 _HZ_PER_LINEAR_MEL = 200.0 / 3.0
+
 _BREAK_HZ = 1000.0
+
 _BREAK_MEL = _BREAK_HZ / _HZ_PER_LINEAR_MEL
+
 _LOG_STEP = np.log(6.4) / 27.0
 
 # Power below this counts as this: -100 dB, where a full-scale sample is 1.
@@ -182,3 +194,45 @@ class MelPictures(nn.Module):
 def as_float(audio: Tensor) -> Tensor:
     """Samples as float32 with full scale 1; int16 is divided by 32,768."""
     return audio.float() / 32768.0 if audio.dtype == torch.int16 else audio.float()
+
+
+STEPS = 32
+
+# Seeds the phases Griffin-Lim starts from, so that the same picture gives the same sound.
+_SEED = 0
+
+
+def sound_of_mel(decibels_MHW: NDArray[np.floating], clip: ClipSettings, *, steps: int = STEPS) -> NDArray[np.float32]:
+    """Sounds whose mel pictures are about these.
+
+    Args:
+        decibels_MHW: mel pictures as `MelPictures` makes them, row 0 the lowest band.
+        clip: geometry they were made with.
+        steps: iterations of Griffin-Lim.
+
+    Returns:
+        float32 [M, N], full scale 1.
+
+    Raises:
+        ValueError: pictures of another size than the geometry's.
+    """
+    pictures = np.asarray(decibels_MHW, dtype=np.float64)
+    if pictures.ndim != 3 or pictures.shape[1:] != (clip.height, clip.width):
+        raise ValueError(f"mel pictures must be [M, {clip.height}, {clip.width}]; got {pictures.shape}")
+    geometry = mel_geometry(clip)
+    filters = mel_filters(clip.sample_rate_hz, geometry.fft_samples, clip.height)
+    sounds = np.zeros((len(pictures), clip.window_samples), np.float32)
+    for place, decibels_HW in enumerate(pictures):
+        spectrum_FW = librosa.util.nnls(filters, 10.0 ** (decibels_HW / 10.0))
+        sounds[place] = librosa.griffinlim(
+            np.sqrt(spectrum_FW),
+            n_iter=steps,
+            hop_length=geometry.hop_samples,
+            n_fft=geometry.fft_samples,
+            window="hann",
+            center=True,
+            pad_mode="constant",
+            length=clip.window_samples,
+            random_state=_SEED,
+        )
+    return sounds

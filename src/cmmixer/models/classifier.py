@@ -15,13 +15,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cmmixer.config.clip import ClipSettings
-from cmmixer.config.presets import ModelSettings
-from cmmixer.models.encoder import StripEncoder
+from cmmixer.config.clip import ClipSettings, ModelSettings
 from cmmixer.models.frontend import FrontEnd
-from cmmixer.models.linear import Linear
-from cmmixer.models.pooling import tower_features
+from cmmixer.models.heads import tower_features
+from cmmixer.models.onednn import Linear
 from cmmixer.models.retriever import Retriever
+from cmmixer.models.vit import StripEncoder
 from cmmixer.types import Statistics
 
 

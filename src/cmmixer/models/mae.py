@@ -14,14 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cmmixer.config.clip import ClipSettings
-from cmmixer.config.presets import ModelSettings
-from cmmixer.models.encoder import Encoded, StripEncoder
-from cmmixer.models.layers import NORM_EPS, Block, initialise
-from cmmixer.models.linear import Linear
-from cmmixer.models.masking import gather_tokens
-from cmmixer.models.positions import sincos_positions
-from cmmixer.models.strip import Grid, pictures_to_patches, strip_grid
+from cmmixer.config.clip import ClipSettings, ModelSettings
+from cmmixer.models.onednn import Linear
+from cmmixer.models.patches import Grid, gather_tokens, pictures_to_patches, strip_grid
+from cmmixer.models.vit import NORM_EPS, Block, Encoded, StripEncoder, initialise, sincos_positions
 
 CHANNELS = 3
 # Keeps the spread of a flat patch from dividing by zero.

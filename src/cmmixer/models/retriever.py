@@ -17,16 +17,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from cmmixer.config.clip import ClipSettings
-from cmmixer.config.presets import ModelSettings
-from cmmixer.models.canonical import canonical_maps
-from cmmixer.models.encoder import StripEncoder
+from cmmixer.config.clip import ClipSettings, ModelSettings
 from cmmixer.models.frontend import FrontEnd
-from cmmixer.models.layers import initialise
-from cmmixer.models.linear import Linear
-from cmmixer.models.pooling import tower_features
-from cmmixer.models.standardize import BatchStandardize
-from cmmixer.models.strip import strip_grid
+from cmmixer.models.heads import BatchStandardize, canonical_maps, tower_features
+from cmmixer.models.onednn import Linear
+from cmmixer.models.patches import strip_grid
+from cmmixer.models.vit import StripEncoder, initialise
 from cmmixer.types import Statistics
 
 # The contrast is scaled by at most 100 (CLIP, arXiv 2103.00020, 2.5).

@@ -14,8 +14,7 @@ from cmmixer import checkpoint
 from cmmixer.checkpoint import Card
 from cmmixer.config import AugmentSettings
 from cmmixer.models.classifier import Classifier
-from cmmixer.train.chance import Chance
-from cmmixer.train.inputs import TrainingInputs
+from cmmixer.train.inputs import Chance, TrainingInputs
 from cmmixer.types import Batch
 
 

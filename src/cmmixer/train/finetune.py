@@ -11,22 +11,21 @@ from torch import Tensor, nn
 from cmmixer import checkpoint
 from cmmixer.checkpoint import Card
 from cmmixer.config import AugmentSettings, ClipSettings, FinetuneSettings, preset
-from cmmixer.config.check import pick
+from cmmixer.config.base import pick
 from cmmixer.data.dataset import ClipDataset, open_clips
-from cmmixer.data.loading import collate
+from cmmixer.data.loader import collate
 from cmmixer.data.statistics import measure_statistics
 from cmmixer.errors import CheckpointError
-from cmmixer.losses import frame_vectors, info_nce, nt_xent, sequence_vectors
+from cmmixer.models.losses import frame_vectors, info_nce, nt_xent, sequence_vectors
+from cmmixer.models.pair_mixup import draw_frame_rows, own_rows, take_frames
+from cmmixer.models.patches import strip_grid
 from cmmixer.models.retriever import Embedding, Retriever
-from cmmixer.models.strip import strip_grid
-from cmmixer.pair_mix import draw_frame_rows, own_rows, take_frames
 from cmmixer.progress import NoProgress, Progress
-from cmmixer.train.chance import Chance
-from cmmixer.train.continuing import clips_per_process, goes_on
-from cmmixer.train.inputs import TrainingInputs
+from cmmixer.train.distributed import make_fabric
+from cmmixer.train.inputs import Chance, TrainingInputs
+from cmmixer.train.log import TrainingResult, describe_data, finish
 from cmmixer.train.loop import fit
-from cmmixer.train.processes import make_fabric
-from cmmixer.train.result import TrainingResult, describe_data, finish
+from cmmixer.train.resume import clips_per_process, goes_on
 from cmmixer.types import Batch, Clip
 from cmmixer.version import __version__
 

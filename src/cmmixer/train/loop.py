@@ -19,29 +19,28 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from cmmixer import checkpoint
-from cmmixer.atomic import remove_leftovers
 from cmmixer.checkpoint import Card
 from cmmixer.config.training import TrainingSettings
-from cmmixer.data.batches import ClipBatches
 from cmmixer.data.dataset import ClipDataset, KeptClips
+from cmmixer.data.loader import ClipBatches
 from cmmixer.data.skips import SkipReport
-from cmmixer.freed_memory import keep_freed_memory
-from cmmixer.models.layers import speed_up
+from cmmixer.models.vit import speed_up
 from cmmixer.progress import Progress
-from cmmixer.train.chance import Chance, chance_of_step
-from cmmixer.train.continuing import (
+from cmmixer.runtime import keep_freed_memory
+from cmmixer.storage.files import remove_leftovers
+from cmmixer.train.distributed import explain_lost_process
+from cmmixer.train.inputs import Chance, chance_of_step
+from cmmixer.train.log import Log
+from cmmixer.train.optim import Attempt, StepGuard, adamw, clip_gradients, load_state_tensors, step_size
+from cmmixer.train.resume import (
     clips_per_process,
     goes_on,
     hold_run_folder,
+    read_state,
     refuse_other_settings,
     start_run_folder,
+    write_checkpoint,
 )
-from cmmixer.train.guard import Attempt, StepGuard
-from cmmixer.train.log import Log
-from cmmixer.train.optim import adamw, clip_gradients, load_state_tensors
-from cmmixer.train.processes import explain_lost_process
-from cmmixer.train.saving import read_state, write_checkpoint
-from cmmixer.train.schedule import step_size
 from cmmixer.types import Batch
 
 

@@ -10,20 +10,19 @@ from torch import Tensor, nn
 from cmmixer import checkpoint
 from cmmixer.checkpoint import Card
 from cmmixer.config import AugmentSettings, ClipSettings, MixerSettings, PretrainSettings, preset
-from cmmixer.config.check import pick
+from cmmixer.config.base import pick
 from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.data.statistics import measure_statistics
 from cmmixer.evaluation.reconstruct import separate
-from cmmixer.mixer import draw_share
 from cmmixer.models.mae import MaskedAutoencoder
-from cmmixer.models.strip import strip_grid
+from cmmixer.models.mixer import draw_share
+from cmmixer.models.patches import strip_grid
 from cmmixer.progress import NoProgress, Progress
-from cmmixer.train.chance import Chance
-from cmmixer.train.continuing import clips_per_process, goes_on
-from cmmixer.train.inputs import TrainingInputs
+from cmmixer.train.distributed import make_fabric
+from cmmixer.train.inputs import Chance, TrainingInputs
+from cmmixer.train.log import TrainingResult, describe_data, finish
 from cmmixer.train.loop import fit
-from cmmixer.train.processes import make_fabric
-from cmmixer.train.result import TrainingResult, describe_data, finish
+from cmmixer.train.resume import clips_per_process, goes_on
 from cmmixer.types import Batch
 from cmmixer.version import __version__
 

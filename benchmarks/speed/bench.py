@@ -1,0 +1,87 @@
+"""`cmmixer bench WHAT`: one function for each subject, found by its name."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.speed.settings import BenchSettings
+from cmmixer.config.base import command_line
+from cmmixer.errors import SettingsError
+from cmmixer.progress import NoProgress, Progress
+from cmmixer.runtime import machine
+from cmmixer.storage.files import explain_full_disk, write_atomically
+
+# `module:function`; each takes the settings and a progress, and returns figures and the rows of a table.
+_SUBJECTS = {
+    "data": "benchmarks.speed.data:bench_data",
+    "embed": "benchmarks.speed.embed:bench_embed",
+    "search": "benchmarks.speed.search:bench_search",
+    "step": "benchmarks.speed.step:bench_step",
+}
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """What was measured.
+
+    Attributes:
+        figures: everything, for machines.
+        title: of the table.
+        header, rows: the table for people.
+    """
+
+    figures: dict[str, Any]
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def as_json(self) -> dict[str, Any]:
+        return self.figures
+
+    def render(self) -> Table:
+        """The table."""
+        table = Table(title=Text(self.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for number, name in enumerate(self.header):
+            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        return table
+
+
+def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchReport:
+    """Measures a subject on this machine.
+
+    Raises:
+        SettingsError: a library of the extra `bench` is not installed.
+        InputError: `out` or `folder` cannot be written.
+    """
+    module, name = _SUBJECTS[settings.what].split(":")
+    try:
+        function: Callable[[BenchSettings, Progress], BenchReport] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as fault:
+        if fault.name is None or fault.name.startswith("cmmixer"):
+            raise
+        raise SettingsError(
+            f"bench {settings.what} needs {fault.name}, which is not installed; pip install 'cmmixer[bench]'"
+        ) from fault
+    report = function(settings, progress or NoProgress())
+    report.figures.update(
+        command=command_line("bench", settings),
+        machine=machine(),
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+    )
+    if settings.out is not None:
+        out = Path(settings.out)
+        with explain_full_disk(out, SettingsError):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(out, json.dumps(report.figures, indent=1) + "\n")
+    return report

@@ -1,0 +1,1 @@
+"""Looking at runs: reports, `inspect`, and `probe`."""

@@ -1,0 +1,1 @@
+"""Writing results for editing programs: dubbed videos and cut lists."""

@@ -1,0 +1,1 @@
+"""A searchable library of moments: building the index, searching it."""
