@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: help install system quickstart test bench check format lint types layers docs clean
+.PHONY: help install system quickstart test coverage bench check format lint types layers docs build clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,14 +20,21 @@ $(STAMP): pyproject.toml constraints.txt
 system: ## Chromium for the tests of the page, where this is Debian and we are root
 	sh tests/system-packages.sh
 
-quickstart: $(STAMP) ## films -> pretrain -> finetune -> evaluate -> index -> search -> report, about 5 minutes
+quickstart: $(STAMP) ## videos -> pretrain -> finetune -> evaluate -> index -> search -> report, about 5 minutes
 	$(BIN)/cmmixer quickstart
 
-# Tests train very small networks beside decoder processes: a second thread would spin more than it computes, so no thread spins.
-test: $(STAMP) system ## run the tests
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+# Tests train very small networks beside decoder processes. A second thread would wait more than it computes, so each test process has one
+# and waits without spinning. There are as many test processes as cores, two at most.
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+TEST_PROCESSES ?= 2
 
-bench: $(STAMP) system ## measure speeds beside their floors and write the tables; some minutes, with ALL=1 half an hour
+test: $(STAMP) system ## run the tests
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES)
+
+coverage: $(STAMP) system ## run the tests with branch coverage: htmlcov/index.html
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --cov --cov-report=term --cov-report=html
+
+bench: $(STAMP) system ## measure speeds and write the tables; some minutes, with ALL=1 half an hour
 	$(BIN)/python -m benchmarks.figures $(if $(ALL),--all)
 
 check: format lint types layers docs test ## everything that must hold before a change lands
@@ -41,11 +48,16 @@ lint: $(STAMP) ## ruff
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
-layers: $(STAMP) ## does every module import only from lower storeys?
+layers: $(STAMP) ## does every module import only from lower layers?
 	$(BIN)/lint-imports
 
 docs: $(STAMP) ## the documentation as pages: docs/_build/html/index.html; a warning is a failure
 	$(BIN)/sphinx-build --fresh-env --write-all -W --keep-going --quiet docs docs/_build/html
 
+build: $(STAMP) ## a wheel and a source archive in dist/, checked in an empty environment
+	rm -rf dist build
+	$(BIN)/python -m build --quiet --outdir dist .
+	sh tests/check-wheel.sh $(PYTHON)
+
 clean: ## remove the environment and what the tools cache
-	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist htmlcov .coverage docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

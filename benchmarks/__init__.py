@@ -1,1 +1,1 @@
-"""Scripts that measure what the README says; each writes its JSON into `results/`."""
+"""Benchmarks and studies. Each script stores its results in `results/` and writes the documents that show them."""

@@ -1,10 +1,11 @@
-"""What an autoencoder like the quickstart's sees and gives back: of made-up films it never met, and of three real ones.
+"""What does an autoencoder like that of the quickstart reconstruct, of unseen synthetic videos and of three real ones?
 
     python -m benchmarks.inspection --run runs/quickstart/pretrain --data runs/quickstart/stores/gallery
+    python -m benchmarks.inspection --table           # writes docs/inspect.md from the stored results, runs nothing
 
-Runs `cmmixer inspect` on both. Distances go to `benchmarks/results/inspection.json`, the sheet of a made-up film to
-`docs/images/inspect-sheet.png`, and `docs/inspect.md` is written from them. The sheets and sounds of the real films stay in
-`runs/inspection/real`: their pictures are not ours to publish.
+Runs `cmmixer inspect` on both. Distances go to `benchmarks/results/inspection.json`, and the sheet of a synthetic video to
+`docs/images/inspect-sheet.png`. The sheets and sounds of the real videos stay in `runs/inspection/real`, because their frames may not
+be published.
 """
 
 from __future__ import annotations
@@ -19,100 +20,102 @@ from pathlib import Path
 from typing import Any
 
 from cmmixer import InspectSettings, checkpoint, inspect
-from cmmixer.runtime import machine
+from cmmixer.runtime import describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, DOCUMENT = ROOT / "benchmarks" / "results" / "inspection.json", ROOT / "docs" / "inspect.md"
 SHEET = ROOT / "docs" / "images" / "inspect-sheet.png"
-# Natural sound of one thing that is seen, one of each.
+# Videos with the natural sound of a visible source, one of each label.
 REAL_LABELS = ("tabla", "highway traffic", "train passing")
 DISTANCES = ("mixed", "separated", "mixed_covered", "separated_covered")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Inspects, then writes the document."""
+    """Inspects the run, then writes the document."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", default="runs/quickstart/pretrain", help="a run of pretrain")
-    parser.add_argument("--data", default="runs/quickstart/stores/gallery", help="made-up films it has not seen")
-    parser.add_argument("--films", type=Path, default=ROOT.parent / "shared" / "data" / "films" / "manifest.csv")
+    parser.add_argument("--data", default="runs/quickstart/stores/gallery", help="synthetic videos unseen in training")
+    parser.add_argument("--videos", type=Path, default=ROOT.parent / "shared" / "data" / "films" / "manifest.csv")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "inspection")
-    parser.add_argument("--table", action="store_true", help="write the document from what is there, run nothing")
+    parser.add_argument("--table", action="store_true", help="write the document from the stored results, run nothing")
     options = parser.parse_args(arguments)
     if not options.table:
-        made_up = _inspected(options.run, options.data, options.out / "made-up", clips=200, sheets=1)
-        real = _inspected(options.run, _three(options.films, options.out), options.out / "real", clips=3, sheets=3)
-        shutil.copyfile(options.out / "made-up" / "sheet-0.png", SHEET)
-        card = checkpoint.load_card(options.run)
+        synthetic = _inspect(options.run, options.data, options.out / "synthetic", clips=200, sheets=1)
+        real = _inspect(
+            options.run, _real_manifest(options.videos, options.out), options.out / "real", clips=3, sheets=3
+        )
+        shutil.copyfile(options.out / "synthetic" / "sheet-0.png", SHEET)
+        metadata = checkpoint.load_metadata(options.run)
         result = {
-            "made_up": {name: made_up[name] for name in ("clips", *(f"{name}_db" for name in DISTANCES))},
+            "synthetic": {name: synthetic[name] for name in ("clips", *(f"{name}_db" for name in DISTANCES))},
             "real": dict(zip(REAL_LABELS, real["distances_db"].values(), strict=True)),
-            "clips_seen": card.clips_seen,
-            "machine": machine(),
+            "clips_seen": metadata.clips_seen,
+            "machine": describe_machine(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         }
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
     DOCUMENT.write_text(document(json.loads(RESULT.read_text())))
 
 
-def _inspected(run: str, data: str, out: Path, *, clips: int, sheets: int) -> dict[str, Any]:
+def _inspect(run: str, data: str, out: Path, *, clips: int, sheets: int) -> dict[str, Any]:
     return inspect(InspectSettings(model=run, data=data, out=str(out), clips=clips, sheets=sheets)).as_json()
 
 
-def _three(films: Path, out: Path) -> str:
-    """A manifest of one real film of each label."""
-    with films.open(newline="") as file:
+def _real_manifest(videos: Path, out: Path) -> str:
+    """Writes a manifest with one real video of each label."""
+    with videos.open(newline="") as file:
         rows = list(csv.DictReader(file))
     chosen = [next(row for row in rows if row["label"] == label) for label in REAL_LABELS]
     out.mkdir(parents=True, exist_ok=True)
-    # From the middle: some begin with a title.
+    # From the middle: some start with a title.
     with (out / "three.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "start_seconds", "end_seconds"])
-        table.writerows([(films.parent / row["path"]).resolve(), 3.0, 7.0] for row in chosen)
+        table.writerows([(videos.parent / row["path"]).resolve(), 3.0, 7.0] for row in chosen)
     return str(out / "three.csv")
 
 
 def document(result: dict[str, Any]) -> str:
-    """The page, as Markdown."""
-    made_up = result["made_up"]
+    """Returns the document."""
+    synthetic = result["synthetic"]
     lines = [
-        "# What the network sees and gives back",
+        "# What the network sees and reconstructs",
         "",
-        "Written by `python -m benchmarks.inspection`; do not edit. `cmmixer inspect RUN --data FILMS` makes such sheets of any run of pretrain and any films, with",
-        "the sounds to listen to (a mel picture keeps no phase; Griffin-Lim finds one), and of a retriever the nearest neighbours and a map.",
+        "Written by `python -m benchmarks.inspection`; do not edit. `cmmixer inspect RUN --data VIDEOS` makes such sheets of any run of pretrain and any videos, with",
+        "sounds to play (a mel spectrogram has no phase; Griffin-Lim estimates one). Of a retriever it shows nearest neighbours and a map.",
         "",
-        f"An autoencoder like the quickstart's, which has seen {result['clips_seen']:,} clips of 1,200 made-up films (the quickstart's sees 9,600). From above: frames, mel pictures of their sound, what is mixed, what of it is left",
-        "after masking, and both given back.",
+        f"The sheet is of an autoencoder like that of the quickstart, which has seen {result['clips_seen']:,} clips of 1,200 synthetic videos (that of the quickstart sees 9,600). From top to bottom: frames, mel spectrograms, the mix, the visible part of the mix",
+        "after masking, and both reconstructions.",
         "",
-        "![A made-up film it never met](images/inspect-sheet.png)",
+        "![An unseen synthetic video](images/inspect-sheet.png)",
         "",
-        "How far the sound that comes back is from the clean one: mean absolute difference of the mel pictures in decibels, beside that of the mix itself. Covered:",
-        "only where the mix shows the picture, so that the sound there has to be inferred.",
+        "Distance of the reconstructed audio to the clean audio: mean absolute difference of the mel spectrograms in decibels, next to that of the mix. Covered:",
+        "only where the mix shows the video, so that the audio has to be inferred.",
         "",
-        "| film | mix, all places | given back, all places | mix, covered | given back, covered |",
+        "| video | mix | reconstruction | mix, covered | reconstruction, covered |",
         "|---|---|---|---|---|",
-        f"| {made_up['clips']} made-up films it never met, mean | {' | '.join(_told(made_up[f'{name}_db']) for name in DISTANCES)} |",
+        f"| {synthetic['clips']} unseen synthetic videos, mean | {' | '.join(_decibels(synthetic[f'{name}_db']) for name in DISTANCES)} |",
     ]
-    for label, found in result["real"].items():
-        lines.append(f"| a real one: {label} | {' | '.join(_told(found[name]) for name in DISTANCES)} |")
+    for label, distances in result["real"].items():
+        lines.append(f"| a real video: {label} | {' | '.join(_decibels(distances[name]) for name in DISTANCES)} |")
     cores, date = result["machine"]["cores"], result["date"]
     lines += [
         "",
-        "What comes back is near the middle of all films, at this little training: nearer to a covered sound than the picture over it was, and no better than the mix where the",
-        "sound was visible. The real films are far from anything it has learnt from. Their pictures are not ours to publish. Their sheets, sounds and figures are made by",
+        "After so little training, the reconstruction is close to the average of all videos: closer than the mix where the audio is covered, and no better than the mix where the",
+        "audio is visible. The real videos are very different from the training videos. Their frames may not be published. Their sheets, sounds and figures are made by",
         "",
         "```sh",
-        "python -m benchmarks.inspection --run runs/quickstart/pretrain --films ../shared/data/films/manifest.csv",
+        "python -m benchmarks.inspection --run runs/quickstart/pretrain --videos ../shared/data/films/manifest.csv",
         "```",
         "",
-        "which takes 4 s of one film of each label from a manifest with the columns `path` and `label`, and leaves them in `runs/inspection/real/inspect.html`.",
+        "which takes 4 s of one video per label from a manifest with the columns `path` and `label`, and writes `runs/inspection/real/inspect.html`.",
         "",
         f"{cores} cores, GPU: {result['machine']['cuda']}, torch {result['machine']['torch']}; {date}.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _told(decibels: float | None) -> str:
+def _decibels(decibels: float | None) -> str:
     return "none" if decibels is None else f"{decibels:.1f}"
 
 

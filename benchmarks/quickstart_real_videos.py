@@ -1,10 +1,10 @@
-"""A look, not a benchmark: a retriever trained on synthetic films meets real ones, before and after fine-tuning on a few.
+"""A small test, not a benchmark: a retriever trained on synthetic videos, tested on real ones before and after fine-tuning on a few.
 
-    python -m benchmarks.quickstart_real_videos --model runs/quickstart/finetune --films ../shared/data/films/manifest.csv
+    python -m benchmarks.quickstart_real_videos --model runs/quickstart/finetune --videos ../shared/data/films/manifest.csv
 
-The manifest's column `split` says which films are to train on (each cut into clips a second apart) and which to find among
-(one clip each; films shorter than a clip are left out and counted). Figures go to `benchmarks/results/real-videos.json`, from
-which `python -m benchmarks.study --budget cpu --table` writes the study's section.
+The column `split` of the manifest separates the training videos (cut into clips a second apart) from the gallery (one clip each; videos
+shorter than a clip are skipped and counted). Results are stored in `benchmarks/results/real-videos.json`;
+`python -m benchmarks.study --budget cpu --table` writes them into docs/study.md.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from typing import Any
 
 from cmmixer import checkpoint
 from cmmixer.data.manifest import read_manifest
-from cmmixer.runtime import machine
+from cmmixer.runtime import describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "real-films.json"
+RESULT = ROOT / "benchmarks" / "results" / "real-videos.json"
 FINETUNING = {"epochs": 24, "batch_size": 32, "lr": 3e-4, "warmup_epochs": 2, "num_workers": 0, "keep_gb": 1.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Evaluates, fine-tunes under each seed, evaluates again."""
+    """Evaluates, fine-tunes with each seed, and evaluates again."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="a run of finetune, trained on synthetic films")
-    parser.add_argument("--films", type=Path, default=ROOT.parent / "shared" / "data" / "films" / "manifest.csv")
+    parser.add_argument("--model", type=Path, required=True, help="a run of finetune, trained on synthetic videos")
+    parser.add_argument("--videos", type=Path, default=ROOT.parent / "shared" / "data" / "films" / "manifest.csv")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "real-films")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "real-videos")
     options = parser.parse_args(arguments)
     stores = {split: options.out / f"store-{split}" for split in ("train", "gallery")}
-    clip = dataclasses.asdict(checkpoint.load_card(options.model).clip)
+    clip = dataclasses.asdict(checkpoint.load_metadata(options.model).clip)
     for split, store in stores.items():
         stride = {"stride_seconds": 1.0} if split == "train" else {}
-        _cmmixer("prepare", data=options.films, split=split, out=store, **clip, **stride)
+        _cmmixer("prepare", data=options.videos, split=split, out=store, **clip, **stride)
     gallery = {"data": stores["gallery"], "gallery": options.out / "gallery.json", "num_workers": 0}
-    before = _evaluated(options.out / "before", model=options.model, **gallery)
+    before = _evaluate(options.out / "before", model=options.model, **gallery)
     after = []
     for seed in options.seeds:
         run = options.out / f"finetune-seed-{seed}"
         _cmmixer("finetune", init=options.model, data=stores["train"], out=run, seed=seed, **FINETUNING)
-        after.append({"seed": seed, **_evaluated(run, model=run, **gallery)})
-    learnt = checkpoint.load_card(options.out / f"finetune-seed-{options.seeds[0]}").data or {}
+        after.append({"seed": seed, **_evaluate(run, model=run, **gallery)})
+    trained_on = checkpoint.load_metadata(options.out / f"finetune-seed-{options.seeds[0]}").data or {}
     result = {
         "command": f"python -m benchmarks.quickstart_real_videos --model {options.model}",
-        "train": {name: value for name, value in learnt.items() if name != "path"},
+        "train": {name: value for name, value in trained_on.items() if name != "path"},
         "finetuning": FINETUNING,
-        "gallery_films": len(read_manifest(options.films, "gallery")),
+        "gallery_videos": len(read_manifest(options.videos, "gallery")),
         "before": before,
         "after": after,
-        "machine": machine(),
+        "machine": describe_machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _evaluated(folder: Path, model: Path, **settings: Any) -> dict[str, Any]:
+def _evaluate(folder: Path, model: Path, **settings: Any) -> dict[str, Any]:
     out = folder / "metrics.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     _cmmixer("evaluate", str(model), **settings, out=out)

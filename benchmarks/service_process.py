@@ -1,4 +1,4 @@
-"""`cmmixer serve` in a process of its own, for programs that want a service for a while: tests, measurements."""
+"""Runs `cmmixer serve` in its own process for the length of a `with` block, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pathlib import Path
 from cmmixer.errors import InternalError
 
 _STOP_SECONDS = 60.0
-_ADDRESS = re.compile(r"CMMixer is at (http://\S+)")
-# By itself, or by the signal that Ctrl-C sends.
-_ENDED_WELL = (0, 130)
+_ADDRESS = re.compile(r"CMMixer is running at (http://\S+)")
+# Without an error, or by Ctrl-C.
+_EXPECTED_CODES = (0, 130)
 
 
 @contextmanager
 def running_service(index: str | Path, *flags: str, environment: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Starts the command at a free port, gives its address once it answers, and ends it.
+    """Starts the service on a free port, yields its address once it answers, and stops it.
 
     Args:
         index: folder of the index.
-        flags: further ones of the command.
-        environment: of the process; None: as here.
+        flags: additional flags of the command.
+        environment: of the process; None: that of this process.
 
     Raises:
-        InternalError: it ended before it answered, or not by itself when it was asked to; says what it printed.
+        InternalError: the service ended before it answered, or with an error; has the end of its output.
     """
     command = [sys.executable, "-m", "cmmixer", "serve", "--index", str(index), "--port", "0", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
@@ -37,7 +37,7 @@ def running_service(index: str | Path, *flags: str, environment: Mapping[str, st
     printed: list[str] = []
     with process.stderr:
         address = _address(process.stderr, printed)
-        # Nothing may keep it from writing on.
+        # Keeps reading, so that the service never blocks on a full pipe.
         reader = threading.Thread(target=lambda: printed.extend(process.stderr or ()), daemon=True)
         reader.start()
         try:
@@ -52,7 +52,7 @@ def running_service(index: str | Path, *flags: str, environment: Mapping[str, st
                 process.kill()
                 code = process.wait()
             reader.join()
-        if code not in _ENDED_WELL:
+        if code not in _EXPECTED_CODES:
             raise InternalError(f"the service ended with {code}: {' '.join(printed)[-500:]}")
 
 

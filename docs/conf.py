@@ -41,7 +41,7 @@ add_module_names = False
 
 html_theme = "furo"
 html_title = "CMMixer"
-html_logo = html_favicon = "../src/cmmixer/serving/page/icon.svg"
+html_logo = html_favicon = "../src/cmmixer/server/page/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

@@ -1,8 +1,8 @@
-"""Which of these sounds fits this silent film best? The Python face of a trained run, in a page.
+"""Ranks sounds by how well they fit a silent video: a trained model in Python, in one page.
 
     python examples/rank_sounds.py runs/quickstart/finetune silent.mp4 rain.wav bell.wav door.flac
 
-Prints each sound with its cosine, the best first.
+Prints each sound with its cosine similarity, best first.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import cmmixer
 
 
-def rank_sounds(run: str, film: str, sounds: list[str]) -> list[tuple[float, str]]:
-    """Cosine of the film's picture with each sound, the best first."""
+def rank_sounds(run: str, video: str, sounds: list[str]) -> list[tuple[float, str]]:
+    """Returns the cosine similarity of each sound with the video's frames, best first."""
     model = cmmixer.load(run)
-    picture_E = model.embed_video([film])[0]
-    cosines = model.embed_audio(sounds) @ picture_E
+    video_E = model.encode_video([video])[0]
+    cosines = model.encode_audio(sounds) @ video_E
     return sorted(zip(cosines.tolist(), sounds, strict=True), reverse=True)
 
 
@@ -25,10 +25,10 @@ def main() -> None:
     """Prints the ranking."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", help="run of `cmmixer finetune`")
-    parser.add_argument("film")
+    parser.add_argument("video")
     parser.add_argument("sounds", nargs="+")
     options = parser.parse_args()
-    for cosine, sound in rank_sounds(options.run, options.film, options.sounds):
+    for cosine, sound in rank_sounds(options.run, options.video, options.sounds):
         print(f"{cosine:+.3f}  {Path(sound).name}")
 
 

@@ -1,4 +1,4 @@
-"""What many tests share: where the real films are, and a few small clips."""
+"""What many tests share: where the real videos are, and a few small clips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 # Before anything is imported that remembers it: what tests and the processes they kill leave lies here, and goes with the session.
-_TEMPORARY = tempfile.mkdtemp(prefix="cmmixer-tests-")
+# Test processes of one run share a base: nested folders would make the paths of Ray's sockets too long.
+_BASE = os.environ.setdefault("CMMIXER_TESTS_BASE", tempfile.gettempdir())
+_TEMPORARY = tempfile.mkdtemp(prefix="cmmixer-tests-", dir=_BASE)
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 os.environ["TMPDIR"] = tempfile.tempdir = _TEMPORARY
 # Behind multiprocessing's own folder, which goes at -100.
@@ -29,7 +31,7 @@ REAL_MEDIA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def real_media() -> Path:
-    """The folder of real films and sounds; skips, visibly, where it is absent."""
+    """The folder of real videos and sounds; skips, visibly, where it is absent."""
     if not REAL_MEDIA.is_dir():
-        pytest.skip("the real films of ../shared/data are not here")
+        pytest.skip("the real videos of ../shared/data are not here")
     return REAL_MEDIA

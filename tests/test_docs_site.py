@@ -17,21 +17,21 @@ import numpy as np
 import pytest
 
 import cmmixer
-from cmmixer.checkpoint import Card
+from cmmixer.checkpoint import Metadata
 from cmmixer.cli.commands import COMMANDS
 from cmmixer.cli.parser import parse
 from cmmixer.config import FinetuneSettings, SynthesizeSettings
 from cmmixer.config.base import FLAG_OF_FIELD
 from cmmixer.data.manifest import COLUMNS as MANIFEST_COLUMNS
 from cmmixer.data.store import SCHEMA as STORE_SCHEMA
-from cmmixer.data.store import StoreCard
+from cmmixer.data.store import StoreMetadata
 from cmmixer.editing.edl import COLUMNS as CUT_COLUMNS
 from cmmixer.embedding.parquet import parquet_schema
 from cmmixer.embedding.vector_table import OWN_FILES as VECTOR_FILES
-from cmmixer.embedding.vector_table import VectorsCard
+from cmmixer.embedding.vector_table import VectorsMetadata
 from cmmixer.errors import MediaError
 from cmmixer.evaluation.metrics import retrieval_metrics
-from cmmixer.retrieval.schema import FILES_SCHEMA, IndexCard, moments_schema
+from cmmixer.retrieval.schema import FILES_SCHEMA, IndexMetadata, moments_schema
 from cmmixer.synthetic.generate import synthesize
 from tests.support.small_runs import NANO, untrained_run
 
@@ -136,22 +136,24 @@ def test_every_command_has_its_section_with_example_and_flags(site: Path, name: 
 def test_flags_have_their_help_and_default_by_value(site: Path) -> None:
     html = (site / "cli.html").read_text()
     pretrain, finetune = _section(html, "cli-pretrain"), _section(html, "cli-finetune")
-    assert "--mask_ratio X ¶ part of the tokens the encoder does not see. Default: 0.75." in pretrain
+    assert "--mask_ratio X ¶ fraction of the tokens that is masked. Default: 0.75." in pretrain
     assert "--mixup_mode TEXT ¶ what one draw covers: pixel, patch, image" in pretrain
     assert (
-        f"--temperature X ¶ where the temperature starts; nt_xent keeps it. Default: {FinetuneSettings.temperature}."
-        in finetune
+        f"--temperature X ¶ initial temperature; nt_xent keeps it. Default: {FinetuneSettings.temperature}." in finetune
     )
-    assert "--shared_tower, --no_shared_tower ¶ one encoder for both senses instead of two. Default: no." in finetune
     assert (
-        "--data TEXT ¶ a folder of films, split/{video,audio}/ pairs, a Kinetics list, a CSV or JSONL manifest"
+        "--shared_tower, --no_shared_tower ¶ use one encoder for both modalities instead of two. Default: no."
         in finetune
     )
     assert (
-        "those of its own clip's other instants included, instead of whole clips; default: all of it with frames apart and 500 clips or more, else 0."
+        "--data TEXT ¶ a folder of videos, split/{video,audio}/ pairs, a Kinetics list, a CSV or JSONL manifest"
         in finetune
     )
-    assert "which --rerank sequence looks at" in finetune
+    assert (
+        "those of its own clip included, instead of whole clips; default: 1 - sequence_weight with frame-level encoding and 500 clips or more, else 0."
+        in finetune
+    )
+    assert "which --rerank sequence compares" in finetune
 
 
 def test_every_public_name_stands_on_the_page_of_the_api(pages: dict[str, _Page]) -> None:
@@ -167,7 +169,7 @@ def test_every_endpoint_stands_on_the_page_of_the_service(site: Path, pages: dic
         "http.html"
     ].ids
     search = _section((site / "http.html").read_text(), "http-get-api-v1-search")
-    assert "limit integer from 1 to 200. Hits of a page. Default: 24." in search
+    assert "limit integer from 1 to 200. Hits per page. Default: 24." in search
     assert "Answers 200 with SearchPage." in search
 
 
@@ -212,11 +214,11 @@ def test_scripts_and_recipes_that_the_guides_name_are_there() -> None:
 def test_python_of_the_guides_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     untrained_run(tmp_path / "runs/quickstart/finetune", NANO)
-    gallery = tmp_path / "runs/quickstart/films/gallery"
+    gallery = tmp_path / "runs/quickstart/videos/gallery"
     synthesize(SynthesizeSettings(clips=5, out=str(gallery), seed=3, workers=1))
     if name == "for-engineers":
         parquet = cmmixer.EmbedSettings(
-            model="runs/quickstart/finetune", data=str(gallery), out="runs/films.parquet", workers=1
+            model="runs/quickstart/finetune", data=str(gallery), out="runs/videos.parquet", workers=1
         )
         cmmixer.embed(parquet)
     else:
@@ -224,13 +226,13 @@ def test_python_of_the_guides_runs(name: str, tmp_path: Path, monkeypatch: pytes
 
         save_gallery(freeze(["b.mp4#0.000-4.000", "ä.mp4#0.000-4.000"]), "runs/quickstart/gallery.json")
     blocks = _blocks(name, "python")
-    ran = [block for block in blocks if "serving.client" not in block]  # tests/serving has the client
-    assert len(ran) == {"for-engineers": 6, "formats": 1}[name]
+    ran = [block for block in blocks if "server.client" not in block]  # tests/server tests the client
+    assert len(ran) == {"for-engineers": 7, "formats": 1}[name]
     found: dict[str, object] = {}
     for block in ran:
         exec(compile(block, f"{name}.md", "exec"), found)
     if name == "for-engineers":
-        assert found["cosines"].shape == (2, 2)  # type: ignore[attr-defined]
+        assert found["similarity"].shape == (2, 2)  # type: ignore[attr-defined]
         assert len(found["result"].hits) == 3  # type: ignore[attr-defined]
         assert found["table"].num_rows == 5  # type: ignore[attr-defined]
         assert found["vectors"].schema.names == ["path", "audio"]  # type: ignore[attr-defined]
@@ -248,9 +250,9 @@ def _check_levels(found: dict[str, object]) -> None:
     assert isinstance(encoder, Encoder)
     rising = torch.linspace(0, 200, 8).to(torch.uint8)[None, :, None, None, None].expand(1, 8, 3, 32, 32)
     louder = (torch.linspace(0, 9000, 8)[None, :, None] * torch.ones(1, 8, 4000)).to(torch.int16)
-    picture, sound = encoder.embed_video(rising), encoder.embed_audio(louder)
-    assert picture.frames_BTE.shape == (1, 8, 8)
-    assert float((picture.clip_BE * sound.clip_BE).sum()) > 0.999
+    video, audio = encoder.embed_video(rising), encoder.embed_audio(louder)
+    assert video.frames_BTE.shape == (1, 8, 8)
+    assert float((video.clip_BE * audio.clip_BE).sum()) > 0.999
 
 
 def _first_cells(section: str) -> list[list[str]]:
@@ -263,7 +265,7 @@ def _first_cells(section: str) -> list[list[str]]:
 def test_formats_names_every_column_and_key_and_no_other() -> None:
     assert _first_cells("Data")[1] == list(MANIFEST_COLUMNS)
     assert _first_cells("Clip store")[1] == STORE_SCHEMA.names
-    assert _first_cells("Checkpoints")[2] == [field.name for field in dataclasses.fields(Card)]
+    assert _first_cells("Checkpoints")[2] == [field.name for field in dataclasses.fields(Metadata)]
     plain, with_frames = parquet_schema().names, parquet_schema(frames=True).names
     scales = parquet_schema("int8", frames=True).names
     assert _first_cells("Vectors as Parquet") == [
@@ -278,13 +280,16 @@ def test_formats_names_every_column_and_key_and_no_other() -> None:
     keys = list(retrieval_metrics(vectors_NE, vectors_NE, gallery="", resamplings=2))
     assert _first_cells("Metrics")[0] == [*keys, "model_id", "rerank", "overlap", "skipped"]
     text = (DOCS / "formats.md").read_text()
-    for file, card in (("store.json", StoreCard), ("index.json", IndexCard)):
-        told = re.search(rf"^`{file}`: (.*?)\. Columns of", text, re.MULTILINE | re.DOTALL)
-        assert told is not None
-        assert {field.name for field in dataclasses.fields(card)} <= set(re.findall(r"`(\w+)`", told[1]))
-    told = re.search(r"^`vectors\.json`: (.*?)\. `read_vectors`", text, re.MULTILINE | re.DOTALL)
-    assert told is not None
-    assert {field.name for field in dataclasses.fields(VectorsCard)} <= set(re.findall(r"`(\w+)`", told[1]))
+    for file, metadata in (("store.json", StoreMetadata), ("index.json", IndexMetadata)):
+        keys_listed = re.search(rf"^`{file}`: (.*?)\. Columns of", text, re.MULTILINE | re.DOTALL)
+        assert keys_listed is not None
+        assert {field.name for field in dataclasses.fields(metadata)} <= set(re.findall(r"`(\w+)`", keys_listed[1]))
+        assert f"`format` ({metadata.FILE.format})" in keys_listed[1]
+    keys_listed = re.search(r"^`vectors\.json`: (.*?)\. `read_vectors`", text, re.MULTILINE | re.DOTALL)
+    assert keys_listed is not None
+    assert {field.name for field in dataclasses.fields(VectorsMetadata)} <= set(re.findall(r"`(\w+)`", keys_listed[1]))
+    assert f"`format` ({VectorsMetadata.FILE.format})" in keys_listed[1]
+    assert f"`metadata.json` has `format` ({Metadata.FILE.format}) and:" in text
     reasons = re.search(r"Reasons in all reports of skipped files: (.*)\.", text)
     assert reasons is not None
     assert re.findall(r"`([\w-]+)`", reasons[1]) == list(MediaError.REASONS)

@@ -1,4 +1,4 @@
-"""The examples are run as their first lines say."""
+"""The example programs run as their docstrings say."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def _run(name: str, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("films")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
     synthesize(SynthesizeSettings(clips=3, out=str(folder), seed=5, workers=1))
     return sorted(folder.glob("*.mp4"))
 
 
-def test_sounds_are_ranked_best_first(films: list[Path], tmp_path: Path) -> None:
-    out = _run("rank_sounds.py", untrained_run(tmp_path / "run", NANO), films[0], *films)
+def test_sounds_are_ranked_best_first(videos: list[Path], tmp_path: Path) -> None:
+    out = _run("rank_sounds.py", untrained_run(tmp_path / "run", NANO), videos[0], *videos)
     rows = [line.split() for line in out.splitlines()]
-    assert sorted(name for _, name in rows) == [film.name for film in films]
+    assert sorted(name for _, name in rows) == [video.name for video in videos]
     cosines = [float(cosine) for cosine, _ in rows]
     assert cosines == sorted(cosines, reverse=True)
     assert all(-1 <= cosine <= 1 for cosine in cosines)
 
 
 @pytest.mark.parametrize("mode", ["pixel", "patch", "image", "video"])
-def test_a_mixed_sheet_lets_both_senses_in(films: list[Path], tmp_path: Path, mode: str) -> None:
-    _run("mix_a_film.py", films[0], tmp_path / "mixed.png", "--mode", mode, "--seed", 1)
+def test_mixed_image_contains_both_modalities(videos: list[Path], tmp_path: Path, mode: str) -> None:
+    _run("mix_a_video.py", videos[0], tmp_path / "mixed.png", "--mode", mode, "--seed", 1)
     sheet = np.asarray(Image.open(tmp_path / "mixed.png")).astype(int)
     assert sheet.shape == (3 * 224, 4 * 224, 3)
     frames, mel, mixed = sheet[:224], sheet[224:448], sheet[448:]
@@ -52,8 +52,8 @@ def test_a_mixed_sheet_lets_both_senses_in(films: list[Path], tmp_path: Path, mo
     assert (mixed <= np.maximum(frames, mel) + 1).all()
 
 
-def test_every_example_says_how_it_is_run() -> None:
+def test_every_example_says_how_to_run_it() -> None:
     names = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert names == ["mix_a_film.py", "rank_sounds.py"]
+    assert names == ["mix_a_video.py", "rank_sounds.py"]
     for name in names:
         assert re.search(rf"^    python examples/{re.escape(name)} ", (EXAMPLES / name).read_text(), re.MULTILINE)

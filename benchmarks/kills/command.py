@@ -1,10 +1,10 @@
-"""A command of CMMixer that writes down what it has done more often than people need, so that a kill falls between.
+"""Runs a command of CMMixer that commits more often than usual, so that kills fall between commits.
 
-    python -m benchmarks.kills.command prepare --data films --out store      # as `cmmixer prepare ...`
-    python -m benchmarks.kills.command --forks                               # forks one such command for each line it reads
+    python -m benchmarks.kills.command prepare --data videos --out store      # as `cmmixer prepare ...`
+    python -m benchmarks.kills.command --forks                               # forks one such command per line it reads
 
-The second form imports the libraries once; there is no time to do it for every run, and nothing to kill then. Nothing is
-imported at the top: the decoder processes import this module too.
+The second form imports the libraries once, which would take most of the time of every run. Nothing is imported at the top,
+because the decoder processes import this module too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-# Ten seconds otherwise, longer than a whole run here.
+# Usually ten seconds, longer than a whole run here.
 COMMIT_SECONDS = 0.2
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command; returns its exit code."""
+    """Runs one command and returns its exit code."""
     from cmmixer.cli.main import main
 
     if arguments[0] == "prepare":
@@ -38,33 +38,33 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def serve() -> None:
-    """Reads orders, one JSON object a line: `arguments` and `log` start a command, `wait` asks for the end of one."""
+    """Reads requests, one JSON object per line: `arguments` and `log` start a command, `wait` polls one for its exit code."""
     from cmmixer.cli.commands import COMMANDS
 
     for name in ("prepare", "pretrain", "finetune", "embed", "index"):
         COMMANDS[name].load()
     for line in sys.stdin:
-        order = json.loads(line)
-        if "wait" in order:
-            ended, status = os.waitpid(order["wait"], os.WNOHANG)
+        request = json.loads(line)
+        if "wait" in request:
+            ended, status = os.waitpid(request["wait"], os.WNOHANG)
             print(json.dumps(os.waitstatus_to_exitcode(status) if ended else None), flush=True)
         else:
-            print(json.dumps(_fork(order)), flush=True)
+            print(json.dumps(_fork(request)), flush=True)
 
 
-def _fork(order: dict[str, object]) -> int:
+def _fork(request: dict[str, object]) -> int:
     child = os.fork()
     if child:
         return child
     os.setsid()
-    os.environ.update(order["environment"])  # type: ignore[call-overload]
-    log = os.open(str(order["log"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for kind, target in ((nothing, 0), (nothing, 1), (log, 2)):
+    os.environ.update(request["environment"])  # type: ignore[call-overload]
+    log = os.open(str(request["log"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    devnull = os.open(os.devnull, os.O_RDWR)
+    for kind, target in ((devnull, 0), (devnull, 1), (log, 2)):
         os.dup2(kind, target)
     code = 1
     try:
-        code = run(order["arguments"])  # type: ignore[arg-type]
+        code = run(request["arguments"])  # type: ignore[arg-type]
     finally:
         sys.stderr.flush()
         os._exit(code)

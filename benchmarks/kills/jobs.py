@@ -1,4 +1,4 @@
-"""The jobs that are killed: how each is called, what of it is killed, how its work is looked at."""
+"""The jobs that are killed: their commands, the processes to kill, and how their output is inspected."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from benchmarks.kills import contents
 
-# What is killed: a decoding or loading process; the command's own process and nothing else; one of the training processes;
-# torchrun and nothing else; everything.
+# What is killed: a decoder or loader process; only the main process of the command; one of the training processes; only
+# torchrun; all processes.
 WORKER, COMMAND, RANK, LAUNCHER, ALL = "a worker", "the command", "a rank", "torchrun", "all"
 
 NANO = ["--preset", "nano", "--epochs", "4", "--batch_size", "8", "--warmup_epochs", "1", "--lr", "1e-3"]
@@ -17,108 +17,133 @@ TRAINING = [*NANO, "--num_workers", "1", "--save_steps", "2", "--log_steps", "1"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the material lies: films, and what was made of them by uninterrupted jobs."""
+class Workspace:
+    """The folder of a benchmark: videos, and the output of uninterrupted jobs."""
 
     folder: Path
 
     @property
-    def films(self) -> Path:
-        """Films, one of them broken."""
-        return self.folder / "films"
+    def videos(self) -> Path:
+        """The folder of videos, one of them broken."""
+        return self.folder / "videos"
 
     def truth(self, job: str) -> Path:
-        """What the uninterrupted job wrote."""
-        return self.folder / job / "truth" / KINDS[job].out
+        """The output of the uninterrupted job."""
+        return self.folder / job / "truth" / JOBS[job].out
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A job.
+class JobSpec:
+    """How a job is run, killed and inspected.
 
     Attributes:
-        words: what it is, for the table.
-        arguments: the command, from the place; `--out` or the like and its value come last.
+        title: name in the table.
+        arguments: workspace -> the command; the caller appends the output path.
         targets: what may be killed.
-        look, differences: see `contents`.
-        processes: how many training processes.
-        out: name of what it writes.
+        inspect, differences: see `contents`.
+        processes: number of training processes.
+        out: name of its output.
     """
 
-    words: str
-    arguments: Callable[[Place], list[str]]
+    title: str
+    arguments: Callable[[Workspace], list[str]]
     targets: tuple[str, ...]
-    look: Callable[[Path, Path], str]
+    inspect: Callable[[Path, Path], str]
     differences: Callable[[Path, Path], list[str]]
     processes: int = 1
     out: str = "out"
 
 
-def _embedding(place: Place) -> list[str]:
-    return ["--model", str(place.truth("finetune")), "--data", str(place.films), "--workers", "2", "--batch_size", "8"]
+def _embedding(workspace: Workspace) -> list[str]:
+    return [
+        "--model",
+        str(workspace.truth("finetune")),
+        "--data",
+        str(workspace.videos),
+        "--workers",
+        "2",
+        "--batch_size",
+        "8",
+    ]
 
 
-KINDS = {
-    "prepare": Kind(
+JOBS = {
+    "prepare": JobSpec(
         "`prepare`, 2 decoders",
-        lambda place: ["prepare", "--data", str(place.films), "--preset", "nano", "--workers", "2", "--out"],
+        lambda workspace: ["prepare", "--data", str(workspace.videos), "--preset", "nano", "--workers", "2", "--out"],
         (WORKER, COMMAND, ALL),
-        contents.look_at_store,
+        contents.inspect_store,
         contents.differences_of_stores,
     ),
-    "pretrain": Kind(
+    "pretrain": JobSpec(
         "`pretrain`, 1 process",
-        lambda place: ["pretrain", "--data", str(place.truth("prepare")), *TRAINING, "--out"],
+        lambda workspace: ["pretrain", "--data", str(workspace.truth("prepare")), *TRAINING, "--out"],
         (WORKER, COMMAND, ALL),
-        contents.look_at_run,
+        contents.inspect_run,
         contents.differences_of_runs,
     ),
-    "pretrain-2": Kind(
+    "pretrain-2": JobSpec(
         "`pretrain`, 2 processes (torchrun, gloo)",
-        lambda place: ["pretrain", "--data", str(place.truth("prepare")), *TRAINING, "--batch_size", "4", "--out"],
+        lambda workspace: [
+            "pretrain",
+            "--data",
+            str(workspace.truth("prepare")),
+            *TRAINING,
+            "--batch_size",
+            "4",
+            "--out",
+        ],
         (WORKER, RANK, LAUNCHER, ALL),
-        contents.look_at_run,
+        contents.inspect_run,
         contents.differences_of_runs,
         processes=2,
     ),
-    "pretrain-fsdp": Kind(
+    "pretrain-fsdp": JobSpec(
         "`pretrain --strategy fsdp`, 2 processes (torchrun, gloo)",
-        lambda place: [
-            *["pretrain", "--data", str(place.truth("prepare")), *TRAINING, "--batch_size", "4"],
+        lambda workspace: [
+            *["pretrain", "--data", str(workspace.truth("prepare")), *TRAINING, "--batch_size", "4"],
             *["--strategy", "fsdp", "--out"],
         ],
         (WORKER, RANK, LAUNCHER, ALL),
-        contents.look_at_run,
+        contents.inspect_run,
         contents.differences_of_runs,
         processes=2,
     ),
-    "finetune": Kind(
+    "finetune": JobSpec(
         "`finetune`, 1 process",
-        lambda place: ["finetune", "--data", str(place.truth("prepare")), *TRAINING, "--embed_dim", "32", "--out"],
+        lambda workspace: [
+            "finetune",
+            "--data",
+            str(workspace.truth("prepare")),
+            *TRAINING,
+            "--embed_dim",
+            "32",
+            "--out",
+        ],
         (WORKER, COMMAND, ALL),
-        contents.look_at_run,
+        contents.inspect_run,
         contents.differences_of_runs,
     ),
-    "embed": Kind(
+    "embed": JobSpec(
         "`embed` into a file, 2 decoders",
-        lambda place: ["embed", *_embedding(place), "--out"],
+        lambda workspace: ["embed", *_embedding(workspace), "--out"],
         (WORKER, COMMAND, ALL),
-        contents.look_at_vectors,
+        contents.inspect_vectors,
         contents.differences_of_vectors,
         out="out.parquet",
     ),
-    "embed-folder": Kind(
+    "embed-folder": JobSpec(
         "`embed` into a folder, 2 decoders",
-        lambda place: ["embed", *_embedding(place), "--out"],
+        lambda workspace: ["embed", *_embedding(workspace), "--out"],
         (WORKER, COMMAND, ALL),
-        contents.look_at_vector_folder,
+        contents.inspect_vector_folder,
         contents.differences_of_vector_folders,
     ),
-    "index": Kind(
+    "index": JobSpec(
         "`index`, 2 decoders",
-        lambda place: ["index", *_embedding(place), "--index"],
+        lambda workspace: ["index", *_embedding(workspace), "--index"],
         (WORKER, COMMAND, ALL),
-        contents.look_at_index,
+        contents.inspect_index,
         contents.differences_of_indexes,
     ),
 }

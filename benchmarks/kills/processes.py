@@ -1,4 +1,4 @@
-"""Starting a command so that all of it, or one process of it, can be killed; and what it said."""
+"""Starts commands so that all or some of their processes can be killed, and keeps their standard error."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-LONGEST_SECONDS = 240.0
+TIMEOUT_SECONDS = 240.0
 
 
 class Job:
-    """A command that runs, in a process group of its own.
+    """A running command, in a process group of its own.
 
     Attributes:
         pid: of its first process: the command, or torchrun.
-        log: file with what it says on standard error.
+        log: file with its standard error.
     """
 
     def __init__(self, pid: int, log: Path) -> None:
         self.pid, self.log = pid, log
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
+        """Returns the exit code, negative for a signal; None while it runs."""
         raise NotImplementedError
 
-    def wait(self, seconds: float = LONGEST_SECONDS) -> int | None:
-        """Its exit code; None if it still runs after so many seconds."""
+    def wait(self, seconds: float = TIMEOUT_SECONDS) -> int | None:
+        """Waits for the exit code; returns None after a timeout."""
         deadline = time.monotonic() + seconds
         while (code := self.poll()) is None and time.monotonic() < deadline:
             time.sleep(0.02)
         return code
 
     def kill_all(self) -> None:
-        """Kills, with signal 9, the process group and of what the processes of it started."""
-        everything = self.family()
+        """Kills the process group and all descendants with SIGKILL."""
+        descendants = self.family()
         os.killpg(self.pid, signal.SIGKILL)
-        for process in everything:
+        for process in descendants:
             _kill(process)
         self.wait()
 
     def family(self) -> list[psutil.Process]:
-        """All processes under the first one."""
+        """Returns all descendants of the first process."""
         try:
             return psutil.Process(self.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
 
     def ranks(self) -> list[psutil.Process]:
-        """The training processes that torchrun started."""
+        """Returns the training processes started by torchrun."""
         try:
             children = psutil.Process(self.pid).children()
             return [child for child in children if "cmmixer" in child.cmdline()]
@@ -64,7 +64,7 @@ class Job:
             return []
 
     def workers(self) -> list[psutil.Process]:
-        """The decoding and loading processes: children of the servers that fork them."""
+        """Returns the decoder and loader processes: children of fork servers."""
         family = self.family()
         servers = {process.pid for process in family if _is_server(process)}
         return [process for process in family if _parent(process) in servers]
@@ -72,9 +72,9 @@ class Job:
 
 class _Launched(Job):
     def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str]) -> None:
-        with log.open("w") as told:
+        with log.open("w") as stderr:
             self._process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=told, env=environment, cwd=ROOT, start_new_session=True
+                command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment, cwd=ROOT, start_new_session=True
             )
         super().__init__(self._process.pid, log)
 
@@ -85,8 +85,8 @@ class _Launched(Job):
 class _Forked(Job):
     def __init__(self, starter: Starter, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> None:
         self._starter, self._code = starter, None
-        order = {"arguments": list(arguments), "log": str(log), "environment": environment}
-        super().__init__(int(starter.ask(order) or 0), log)
+        request = {"arguments": list(arguments), "log": str(log), "environment": environment}
+        super().__init__(int(starter.ask(request) or 0), log)
 
     def poll(self) -> int | None:
         if self._code is None:
@@ -95,7 +95,7 @@ class _Forked(Job):
 
 
 class Starter:
-    """Starts commands, forked from one process that has the libraries already; several at once through torchrun."""
+    """Starts commands: forked from one process that has imported the libraries, or through torchrun for several processes."""
 
     def __init__(self) -> None:
         self._forks = subprocess.Popen(
@@ -104,27 +104,27 @@ class Starter:
         )  # fmt: skip
 
     def start(self, arguments: Sequence[str], folder: Path, *, processes: int = 1) -> Job:
-        """Starts a command; its temporary files and its log go to `folder`."""
+        """Starts a command with its temporary files and its log in `folder`."""
         temporary = folder / "tmp"
         temporary.mkdir(exist_ok=True)
-        own = {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
-        log = folder / "told.txt"
+        environment = {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
+        log = folder / "stderr.txt"
         if processes == 1:
-            return _Forked(self, arguments, log, own)
+            return _Forked(self, arguments, log, environment)
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        return _Launched([*launcher, "-m", "cmmixer", *arguments], log, {**os.environ, **own})
+        return _Launched([*launcher, "-m", "cmmixer", *arguments], log, {**os.environ, **environment})
 
-    def ask(self, order: dict[str, object]) -> int | None:
-        """Hands an order to the process that forks, and waits for its answer."""
+    def ask(self, request: dict[str, object]) -> int | None:
+        """Sends a request to the forking process and waits for the answer."""
         assert self._forks.stdin is not None
         assert self._forks.stdout is not None
-        self._forks.stdin.write(json.dumps(order) + "\n")
+        self._forks.stdin.write(json.dumps(request) + "\n")
         self._forks.stdin.flush()
         answer: int | None = json.loads(self._forks.stdout.readline())
         return answer
 
     def close(self) -> None:
-        """Ends the process that forks."""
+        """Ends the forking process."""
         assert self._forks.stdin is not None
         assert self._forks.stdout is not None
         self._forks.stdin.close()
@@ -133,7 +133,7 @@ class Starter:
 
 
 def remaining(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Waits for processes to end; those that do not."""
+    """Waits for processes to end; returns those that still run."""
     deadline = time.monotonic() + seconds
     left = list(processes)
     while left and time.monotonic() < deadline:
@@ -150,7 +150,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _is_server(process: psutil.Process) -> bool:
-    """Servers and what they fork have the same command line; only a server's parent has another one."""
+    """Detects a fork server: it has the same command line as its children, but its parent has another one."""
     try:
         parent = process.parent()
         return "multiprocessing.forkserver" in " ".join(process.cmdline()) and (

@@ -1,4 +1,4 @@
-"""docs/kills.md."""
+"""Writes docs/kills.md from the stored rows."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kills.contents import NOTHING
-from benchmarks.kills.jobs import KINDS, WORKER
+from benchmarks.kills.jobs import JOBS, WORKER
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "kills.md"
 
 
 def document(rows: dict[str, Any]) -> str:
-    """The text, from the rows of `benchmarks/results/kills.json`."""
+    """Returns the document, from the rows of `benchmarks/results/kills.json`."""
     lines = [
         *HEAD.splitlines(),
         "",
-        "| job | killed | on disk when the job was ended | went on by itself when a worker was killed | the same in the end | longest until nothing of an ended job ran |",
+        "| job | killed | on disk after the job was killed | continued by itself after a worker was killed | same result in the end | longest time until all processes of a killed job had ended |",
         "|---|---|---|---|---|---|",
-        *(_row(KINDS[name].words, rows[name]) for name in KINDS if name in rows),
+        *(_table_row(JOBS[name].title, rows[name]) for name in JOBS if name in rows),
     ]
     first = next(iter(rows.values()), None)
     if first is not None:
         machine = first["machine"]
         lines += [
             "",
-            f"{first['films']} films and a broken one; {machine['cores']} cores, no GPU, torch {machine['torch']}, {first['date']}, while other work ran (load {min(row['load'] for row in rows.values()):g} to "
-            f"{max(row['load'] for row in rows.values()):g}). Uninterrupted, the jobs took {_span(row['seconds_uninterrupted'] for row in rows.values())} s.",
+            f"{first['videos']} videos and a broken one; {machine['cores']} cores, no GPU, torch {machine['torch']}, {first['date']}, beside other work (load average {min(row['load'] for row in rows.values()):g} to "
+            f"{max(row['load'] for row in rows.values()):g}). Uninterrupted, the jobs take {_range(row['seconds_uninterrupted'] for row in rows.values())} s.",
         ]
     return "\n".join([*lines, "", *FINDINGS.splitlines(), ""])
 
 
-def _row(words: str, row: dict[str, Any]) -> str:
+def _table_row(title: str, row: dict[str, Any]) -> str:
     kills = row["kills"]
     targets = Counter(kill["target"] for kill in kills)
     ended = [kill for kill in kills if kill["target"] != WORKER]
     survived = sum(kill["exit_code"] == 0 for kill in kills if kill["target"] == WORKER)
-    same = sum(not kill["faults"] for kill in kills)
+    same = sum(not kill["problems"] for kill in kills)
     cells = [
-        words,
+        title,
         ", ".join(f"{count} {target}" for target, count in targets.items()),
-        _written(ended),
+        _progress(ended),
         f"{survived} of {targets[WORKER]}",
         f"**{same} of {len(kills)}**",
         f"{max(kill['orphans_seconds'] for kill in ended):.1f} s",
@@ -50,56 +50,56 @@ def _row(words: str, row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _written(kills: list[dict[str, Any]]) -> str:
-    """In how many kills nothing was there yet; of the others, from where to where."""
-    told = [kill["on_disk"] for kill in kills]
-    numbers = [(int(found[1]), found[2]) for text in told if (found := re.search(r"(\d+) of (\d+)", text))]
-    words = [f"nothing: {told.count(NOTHING)}"] if NOTHING in told else []
+def _progress(kills: list[dict[str, Any]]) -> str:
+    """Summarizes how far the killed jobs got: how many had written nothing, and the range of the others."""
+    progress = [kill["on_disk"] for kill in kills]
+    numbers = [(int(found[1]), found[2]) for text in progress if (found := re.search(r"(\d+) of (\d+)", text))]
+    parts = [f"nothing: {progress.count(NOTHING)}"] if NOTHING in progress else []
     if numbers:
-        unit = next((text.split()[-1] for text in told if re.fullmatch(r"\d+ of \d+ .*", text)), "steps")
-        words.append(f"{min(numbers)[0]} to {max(numbers)[0]} of {numbers[0][1]} {unit}: {len(numbers)}")
-    return ", ".join(words)
+        unit = next((text.split()[-1] for text in progress if re.fullmatch(r"\d+ of \d+ .*", text)), "steps")
+        parts.append(f"{min(numbers)[0]} to {max(numbers)[0]} of {numbers[0][1]} {unit}: {len(numbers)}")
+    return ", ".join(parts)
 
 
-def _span(values: Any) -> str:
-    found = sorted(values)
-    return f"{found[0]:.0f} to {found[-1]:.0f}"
+def _range(values: Any) -> str:
+    ordered = sorted(values)
+    return f"{ordered[0]:.0f} to {ordered[-1]:.0f}"
 
 
 HEAD = """# kill -9
 
-Written by `python -m benchmarks.kills` from `benchmarks/results/kills.json`, which has one row a kill.
+Written by `python -m benchmarks.kills` from `benchmarks/results/kills.json`, which has one row per kill.
 
-Long jobs die: a machine runs out of memory, a cluster takes its node back, somebody pulls a plug. Each long command was started anew 20 times and killed with SIGKILL at a random moment (seed 0) between
-its first file and its end: one of its decoding or loading processes, its own process and nothing else, one training process, torchrun and nothing else, or everything. Then:
+Long jobs die: a machine runs out of memory, a cluster takes its node back, somebody pulls the plug. Each long command was started 20 times and killed with SIGKILL at a random moment (seed 0) between
+its first file and its end. The target was one of its decoder or loader processes, only its main process, one training process, only torchrun, or all processes. Then:
 
-- **what is on disk is looked at as it lies there**: a store opens and has the first clips of the uninterrupted one, each once, bit by bit; every checkpoint that shows is whole by its sha256; an index answers with
-  whole files only, no moment twice; a Parquet file is there whole or not at all;
-- **no process of the job goes on** by itself, to write into what the next call makes;
-- **the same command is called again**, with nothing repaired by hand;
-- **the result is compared with the uninterrupted one**: clips, their order and the list of films left out, bit by bit; weights, state of the optimiser and the loss of every step, bit by bit; rows of vectors in
-  their order and of the index by name, values within 1e-5 (a resumed index makes other batches); no temporary file stays behind.
+- **The output is inspected as it is.** A store opens and has the first clips of the uninterrupted one, each once, bit by bit. Every visible checkpoint is complete by its sha256. An index answers with
+  complete files only, and has no moment twice. A Parquet file is complete or absent.
+- **No process of the job continues** by itself and writes into the output of the next call.
+- **The same command is called again**, without any manual repair.
+- **The result is compared with the uninterrupted one**, bit by bit: clips, their order and the list of skipped videos; weights, optimizer state and the loss of every step. Rows of vectors are compared in
+  order, and those of the index by name, with values within 1e-5 (a resumed index forms different batches). No temporary file remains.
 
-`prepare`, `index` and `embed` into a folder commit every 0.2 s here instead of every 10 s, and training saves every 2 steps, so that kills fall between commits. Commands are forked from a process that has the libraries loaded; two
+Here, `prepare`, `index` and `embed` into a folder commit every 0.2 s instead of every 10 s, and training saves every 2 steps, so that kills fall between commits. Commands are forked from a process that has imported the libraries; two
 training processes are started by torchrun as usual."""
 
-FINDINGS = """## What it found, and what became of it
+FINDINGS = """## Bugs found and fixed
 
-The first runs found these faults. Each has a test of its own now.
+The first runs found these bugs. Each has a test now.
 
-- **A decoder that was killed while it waited for work** kept all others waiting for a lock for 60 s, twice, and 10 of 40 films were left out as broken. Decoders shared one pipe; each has its own now.
-- **A decoder that was killed at work** cost its film. A process that dies of SIGKILL or SIGTERM is not the film's fault: it is tried once more, in its place of the order.
-- **A killed loading process** ended the training with "a fault of ours". Others now load what it would have loaded, the same batches, and batches that it had handed over and that can no longer be fetched; if they are
-  killed four times in a row, it is told, with `--num_workers` as the thing to lower.
-- **Loading processes outlived a killed training**, for ever, with all their memory: torch looks whether their parent lives, and their parent is the server that forks them. They now watch the process that they work for.
-- **Training processes outlived a killed torchrun** and trained on, unseen (from step 14 to 86 in 20 s), into the folder that the next call writes to. They now end within seconds; and a folder of a run admits one training at a time.
-- **`embed`** left a hidden temporary file for each kill. The next call with the same `--out` removes it, unless another process is writing it just now.
-- **`index`** never tried a film again whose decoder was killed, unless the film changed. It does now, as `prepare` did.
+- **A decoder that was killed while it waited for work** blocked all others on a lock for 60 s, twice, and 10 of 40 videos were skipped as broken. Decoders shared one pipe; each has its own now.
+- **A decoder that was killed at work** cost its video. When a process dies of SIGKILL or SIGTERM, the video is not the cause: it is tried once more, at its place in the order.
+- **A killed loader process** ended the training with an internal error. Now the other loaders load the same batches in its place, also those that it had handed over and that can no longer be fetched. If loaders are
+  killed four times in a row, training ends with a message that suggests a lower `--num_workers`.
+- **Loader processes outlived a killed training** forever, with all their memory. torch checks whether their parent is alive, but their parent is the fork server. They now watch the process that they work for.
+- **Training processes outlived a killed torchrun** and trained on, unnoticed (from step 14 to 86 in 20 s), into the folder that the next call writes to. They now end within seconds, and a run folder admits one training at a time.
+- **`embed`** left a hidden temporary file per kill. The next call with the same `--out` removes it, unless another process is writing it.
+- **`index`** never retried a video whose decoder was killed, unless the video changed. It does now, as `prepare` did.
 
-## What people should know
+## What to know
 
-- A job lost at most what it did since its last commit: 10 s or 64 MB of clips in `prepare`, 10 s or 2,000 rows in `index`, `--save_minutes` or `--save_steps` in training. `embed` goes on where its
-  last commit was if `--out` is a folder; a Parquet file is begun again.
-- A killed process cannot clear the temporary folder of the system (`TMPDIR`, mostly `/tmp`). What may stay there: `pymp-*` (a socket of Python's multiprocessing), `torchelastic_*` (logs of torchrun, which leaves
-  them after every run), `cmmixer-*` (uploads of `serve`, vectors of `bench`, a query from standard input). The last go by themselves when the next process makes one of the same kind; Ctrl-C and SIGTERM leave none.
-  `cmmixer-fault-*.txt` are details of errors, kept to be sent in."""
+- A job loses at most the work since its last commit: 10 s or 64 MB of clips in `prepare`, 10 s or 2,000 rows in `index`, `--save_minutes` or `--save_steps` in training. `embed` resumes from its
+  last commit if `--out` is a folder; a Parquet file is started again.
+- A killed process cannot clean up the temporary folder of the system (`TMPDIR`, usually `/tmp`). It may leave `pymp-*` (a socket of Python's multiprocessing), `torchelastic_*` (logs of torchrun, which leaves
+  them after every run) and `cmmixer-*` (uploads of `serve`, vectors of the benchmarks, a query from standard input). The latter are removed when the next process makes one of the same kind; Ctrl-C and SIGTERM leave none.
+  `cmmixer-error-*.txt` are details of errors, kept for bug reports."""

@@ -1,1 +1,1 @@
-"""Speeds measured beside what they cannot be better than: `python -m benchmarks.speed data|embed|search|step`."""
+"""Benchmarks of speed next to lower bounds and to other libraries: `python -m benchmarks.speed data|embed|search|step`."""

@@ -1,4 +1,4 @@
-"""python -m benchmarks.speed SUBJECT: the command line of `bench`."""
+"""The command line: `python -m benchmarks.speed data|embed|search|step`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BENCH = Command(
     "benchmarks.speed.bench:bench",
     "python -m benchmarks.speed search --rows 1000000 --dim 256\n"
     "  python -m benchmarks.speed step --preset base --precision bf16-mixed --compile\n"
-    "  python -m benchmarks.speed data --films ~/films\n"
+    "  python -m benchmarks.speed data --videos ~/videos\n"
     "  python -m benchmarks.speed embed --preset nano --batch_size 32 --rounds 5",
     extra="bench",
     program="python -m benchmarks.speed",

@@ -1,4 +1,4 @@
-"""`cmmixer bench WHAT`: one function for each subject, found by its name."""
+"""Runs one of the benchmarks of speed by name and stores its figures."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from benchmarks.speed.settings import BenchSettings
 from cmmixer.config.base import command_line
 from cmmixer.errors import SettingsError
 from cmmixer.progress import NoProgress, Progress
-from cmmixer.runtime import machine
+from cmmixer.runtime import describe_machine
 from cmmixer.storage.files import explain_full_disk, write_atomically
 
-# `module:function`; each takes the settings and a progress, and returns figures and the rows of a table.
+# `module:function`; each takes the settings and a progress, and returns a report.
 _SUBJECTS = {
     "data": "benchmarks.speed.data:bench_data",
     "embed": "benchmarks.speed.embed:bench_embed",
@@ -31,12 +31,12 @@ _SUBJECTS = {
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What was measured.
+    """The figures of a benchmark.
 
     Attributes:
-        figures: everything, for machines.
+        figures: all figures, as JSON values.
         title: of the table.
-        header, rows: the table for people.
+        header, rows: of the table.
     """
 
     figures: dict[str, Any]
@@ -48,7 +48,7 @@ class BenchReport:
         return self.figures
 
     def render(self) -> Table:
-        """The table."""
+        """Returns the table."""
         table = Table(title=Text(self.title), title_justify="left", title_style="bold", box=None, pad_edge=False)
         for number, name in enumerate(self.header):
             table.add_column(name, justify="right" if number else "left", overflow="fold")
@@ -58,7 +58,7 @@ class BenchReport:
 
 
 def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchReport:
-    """Measures a subject on this machine.
+    """Runs the benchmark `settings.what` on this machine.
 
     Raises:
         SettingsError: a library of the extra `bench` is not installed.
@@ -67,16 +67,16 @@ def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchRep
     module, name = _SUBJECTS[settings.what].split(":")
     try:
         function: Callable[[BenchSettings, Progress], BenchReport] = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as fault:
-        if fault.name is None or fault.name.startswith("cmmixer"):
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith(("cmmixer", "benchmarks")):
             raise
         raise SettingsError(
-            f"bench {settings.what} needs {fault.name}, which is not installed; pip install 'cmmixer[bench]'"
-        ) from fault
+            f"benchmarks.speed {settings.what} needs {error.name}, which is not installed; pip install 'cmmixer[bench]'"
+        ) from error
     report = function(settings, progress or NoProgress())
     report.figures.update(
-        command=command_line("bench", settings),
-        machine=machine(),
+        command=_command(settings),
+        machine=describe_machine(),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
     if settings.out is not None:
@@ -85,3 +85,8 @@ def bench(settings: BenchSettings, progress: Progress | None = None) -> BenchRep
             out.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(out, json.dumps(report.figures, indent=1) + "\n")
     return report
+
+
+def _command(settings: BenchSettings) -> str:
+    flags = command_line("bench", settings).removeprefix("cmmixer bench").replace(f" --what {settings.what}", "")
+    return f"python -m benchmarks.speed {settings.what}{flags}"

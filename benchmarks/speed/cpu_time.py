@@ -1,7 +1,4 @@
-"""Processor time of this process and of all that work for it; other work on the machine takes nothing from it.
-
-The films that `bench data` and `bench embed` work on.
-"""
+"""CPU time of this process and its descendants, which other work on the machine does not change; and the videos of the benchmarks."""
 
 from __future__ import annotations
 
@@ -20,61 +17,63 @@ from cmmixer.synthetic.generate import synthesize
 
 _PROCESSES = Path("/proc")
 
-# A process that comes and goes between two looks is missed, unless it is waited for.
-_LOOK_SECONDS = 0.05
+# A process that starts and ends between two samples is missed, unless it is waited for.
+_SAMPLE_SECONDS = 0.05
 
 
-class ProcessorTime:
-    """Measures while it is entered: `seconds`, of this process, its children and theirs.
+class CPUTime:
+    """Measures the CPU `seconds` of this process and all its descendants in a `with` block.
 
     Args:
-        all_stay: nobody comes and goes meanwhile, so that it is enough to look at the beginning and at the end.
+        fixed_processes: no process starts or ends in the block, so it suffices to sample at its start and end.
 
     Raises:
-        SettingsError: the system does not tell.
+        SettingsError: the system has no /proc.
     """
 
-    def __init__(self, *, all_stay: bool = False) -> None:
+    def __init__(self, *, fixed_processes: bool = False) -> None:
         if not (_PROCESSES / "self" / "stat").exists():
-            raise SettingsError("bench data: got a system without /proc, expected Linux; processor time is read there")
+            raise SettingsError(
+                "benchmarks.speed: got a system without /proc, expected Linux, where it has the CPU time of processes"
+            )
         self.seconds = 0.0
-        self._all_stay = all_stay
-        self._ended = threading.Event()
-        self._looking = threading.Thread(target=self._look_on, daemon=True)
+        self._fixed_processes = fixed_processes
+        self._stop = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Self:
         self._waited_for = _waited_for()
-        self._begun = self._newest = _living()
-        if not self._all_stay:
-            self._looking.start()
+        self._first = self._latest = _cpu_seconds_by_process()
+        if not self._fixed_processes:
+            self._sampler.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._all_stay:
-            self._ended.set()
-            self._looking.join()
-        self._newest = {**self._newest, **_living()}
-        spent = {process: seconds - self._begun.get(process, 0.0) for process, seconds in self._newest.items()}
-        # Of those that were waited for the system knows better than the last look.
+        if not self._fixed_processes:
+            self._stop.set()
+            self._sampler.join()
+        self._latest = {**self._latest, **_cpu_seconds_by_process()}
+        spent = {process: seconds - self._first.get(process, 0.0) for process, seconds in self._latest.items()}
+        # For children that were waited for, the system knows more than the last sample.
         waited_for = _waited_for() - self._waited_for
         gone = sum(seconds for process, seconds in spent.items() if not (_PROCESSES / str(process)).exists())
         self.seconds = sum(spent.values()) + max(waited_for - gone, 0.0)
 
-    def _look_on(self) -> None:
-        while not self._ended.wait(_LOOK_SECONDS):
-            self._newest = {**self._newest, **_living()}
+    def _sample(self) -> None:
+        while not self._stop.wait(_SAMPLE_SECONDS):
+            self._latest = {**self._latest, **_cpu_seconds_by_process()}
 
 
 def _waited_for() -> float:
-    """Seconds of children that have ended and were waited for."""
+    """Returns the CPU seconds of children that have ended and were waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def _living() -> dict[int, float]:
-    """Processor seconds of this process and of all that descend from it, by their number."""
+def _cpu_seconds_by_process() -> dict[int, float]:
+    """Returns the CPU seconds of this process and all its descendants, by process id."""
     parents: dict[int, int] = {}
     seconds: dict[int, float] = {}
     tick = os.sysconf("SC_CLK_TCK")
@@ -84,7 +83,7 @@ def _living() -> dict[int, float]:
         try:
             # pid (name, which may hold anything) state ppid ...; user and system time are fields 14 and 15
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except (OSError, UnicodeDecodeError):  # it has just ended
+        except (OSError, UnicodeDecodeError):  # the process has just ended
             continue
         parents[int(folder.name)] = int(fields[1])
         seconds[int(folder.name)] = (int(fields[11]) + int(fields[12])) / tick
@@ -96,12 +95,12 @@ def _living() -> dict[int, float]:
         ours |= more
 
 
-def bench_films(settings: BenchSettings, folder: Path, progress: Progress) -> str:
-    """The folder of films that was given, or `folder` with films of 20 s made into it."""
-    if settings.films is not None:
-        return settings.films
-    made = SynthesizeSettings(
-        clips=settings.made_films, out=str(folder), seed=settings.seed, seconds=20.0, size=256, fps=25.0
+def bench_videos(settings: BenchSettings, folder: Path, progress: Progress) -> str:
+    """Returns the videos of the settings, or `folder` after synthesizing videos of 20 s into it."""
+    if settings.videos is not None:
+        return settings.videos
+    synthetic = SynthesizeSettings(
+        clips=settings.synthetic_videos, out=str(folder), seed=settings.seed, seconds=20.0, size=256, fps=25.0
     )
-    synthesize(made, progress)
+    synthesize(synthetic, progress)
     return str(folder)

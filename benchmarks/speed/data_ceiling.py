@@ -1,13 +1,11 @@
-"""What feeding cannot be faster than: as many processes that decode a store's JPEGs from memory to memory.
+"""Upper bounds for loading clips, and `prepare` next to FFmpeg.
 
-A second ceiling also reads as many bytes as a clip has sound, from a plain file in the system's cache: sound must come from
-somewhere, too.
+Loading: as many processes decode the JPEGs of a store from memory to memory. A second bound also reads as many bytes as a clip has
+audio, from a plain file in the page cache.
 
-`cmmixer prepare` beside FFmpeg's own command doing the same seeks and scaling, with as many processes.
-
-FFmpeg is given every instant as an input of its own, so that it seeks there, and scales and crops as `prepare` does, with the same
-scaler; it writes JPEGs and the whole film's sound at the wanted rate. It takes the first frame from an instant on, not the one on
-screen, which is the one before. It reads no manifest, looks for no duplicates, cuts no
+Preparing: FFmpeg's own command with the same seeks and scaling, with as many processes. Every instant is an input of its own, so that
+FFmpeg seeks there; it scales and crops with the same scaler, and writes JPEGs and the whole audio at the same rate. It takes the
+first frame after an instant, not the frame on screen, which is the one before. It reads no manifest, finds no duplicates, cuts no
 windows and writes no table.
 """
 
@@ -28,40 +26,40 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.speed.cpu_time import ProcessorTime
+from benchmarks.speed.cpu_time import CPUTime
 from cmmixer.config import ClipSettings, PrepareSettings
 from cmmixer.data.clip_encoding import decode_jpeg
-from cmmixer.data.clips import ClipRef
 from cmmixer.data.dataset import StoreClips
 from cmmixer.data.prepare import prepare
+from cmmixer.data.segments import Segment
 from cmmixer.errors import InternalError
 from cmmixer.media.timeline import frame_instants
 from cmmixer.runtime import keep_freed_memory
 
-# Clips whose JPEGs each process decodes over and over, and sounds of the plain file.
-_CLIPS, _SOUNDS = 64, 32
+# Number of clips whose JPEGs each process decodes repeatedly, and of clips whose audio is in the plain file.
+_CLIPS, _AUDIO_CLIPS = 64, 32
 
 
 @contextmanager
 def ceilings(
     store: StoreClips, folder: Path, workers: int, turn_seconds: float
 ) -> Iterator[tuple[Callable[[], int], Callable[[], int]]]:
-    """Two kinds of work, each about `turn_seconds` long, that say how many clips they did.
+    """Yields two functions that work for about `turn_seconds` and return the number of clips.
 
     Args:
-        store: whose clips.
-        folder: for a file of sound.
-        workers: processes, ended on leaving.
-        turn_seconds: how long a turn takes, roughly.
+        store: the clips.
+        folder: for a file of audio.
+        workers: number of processes, ended on exit.
+        turn_seconds: approximate length of a turn.
 
     Yields:
-        Decoding the pictures alone; and reading the sound's bytes once besides.
+        Decoding the JPEGs alone; and also reading the bytes of the audio.
     """
     clip = store.store.settings
-    sound = folder / "sound"
-    sound.write_bytes(os.urandom(_SOUNDS * 2 * clip.frames * clip.window_samples))
+    audio = folder / "audio"
+    audio.write_bytes(os.urandom(_AUDIO_CLIPS * 2 * clip.frames * clip.window_samples))
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(workers, context, _start, (_jpegs(store), clip, str(sound))) as pool:
+    with ProcessPoolExecutor(workers, context, _start, (_jpegs(store), clip, str(audio))) as pool:
         yield (
             _ceiling(pool, _decode, workers, turn_seconds),
             _ceiling(pool, _decode_and_read, workers, turn_seconds),
@@ -69,7 +67,7 @@ def ceilings(
 
 
 def _jpegs(store: StoreClips) -> list[list[bytes]]:
-    """The pictures of clips from all over the store."""
+    """Returns the JPEGs of clips from all over the store."""
     rows = np.unique(np.linspace(0, len(store) - 1, _CLIPS).astype(int))
     return store.store.jpegs([store.rows[row] for row in rows])
 
@@ -77,11 +75,11 @@ def _jpegs(store: StoreClips) -> list[list[bytes]]:
 def _ceiling(
     pool: ProcessPoolExecutor, work: Callable[[int], None], workers: int, turn_seconds: float
 ) -> Callable[[], int]:
-    """Does the work on clips for about `turn_seconds` in every process at once."""
+    """Returns a function that works on clips for about `turn_seconds` in all processes at once."""
     list(pool.map(work, [1] * workers))
-    begun = time.perf_counter()
+    started = time.perf_counter()
     list(pool.map(work, [20] * workers))
-    clips = max(1, round(20 * turn_seconds / (time.perf_counter() - begun)))
+    clips = max(1, round(20 * turn_seconds / (time.perf_counter() - started)))
 
     def read() -> int:
         list(pool.map(work, [clips] * workers))
@@ -91,101 +89,106 @@ def _ceiling(
 
 
 @dataclass
-class _Ready:
-    """What a process of the ceiling has in memory."""
+class _WorkerState:
+    """What a process holds in memory."""
 
     clips: list[list[bytes]]
     planes_CHW: NDArray[np.uint8]
-    sound: int
+    audio_file: int
     samples: NDArray[np.int16]
 
 
-_READY: list[_Ready] = []
+_STATE: list[_WorkerState] = []
 
 
-def _start(clips: list[list[bytes]], clip: ClipSettings, sound: str) -> None:
-    """Runs in a new process, whose memory is kept as a loader's worker keeps it."""
+def _start(clips: list[list[bytes]], clip: ClipSettings, audio_path: str) -> None:
+    """Initializes a process; it keeps freed memory, as the workers of a loader do."""
     keep_freed_memory()
-    place = np.empty((3, clip.height, clip.width), np.uint8)
+    planes_CHW = np.empty((3, clip.height, clip.width), np.uint8)
     samples = np.empty(clip.frames * clip.window_samples, np.int16)
-    _READY.append(_Ready(clips, place, os.open(sound, os.O_RDONLY), samples))
+    _STATE.append(_WorkerState(clips, planes_CHW, os.open(audio_path, os.O_RDONLY), samples))
 
 
 def _decode(clips: int) -> None:
-    """Runs in a process that has started."""
-    ready = _READY[0]
+    """Decodes the JPEGs of some clips in an initialized process."""
+    state = _STATE[0]
     for number in range(clips):
-        for jpeg in ready.clips[number % len(ready.clips)]:
-            decode_jpeg(jpeg, ready.planes_CHW)
+        for jpeg in state.clips[number % len(state.clips)]:
+            decode_jpeg(jpeg, state.planes_CHW)
 
 
 def _decode_and_read(clips: int) -> None:
-    """Runs in a process that has started."""
-    ready = _READY[0]
+    """Reads the audio and decodes the JPEGs of some clips in an initialized process."""
+    state = _STATE[0]
     for number in range(clips):
-        os.preadv(ready.sound, [ready.samples.data], number % _SOUNDS * ready.samples.nbytes)
-        for jpeg in ready.clips[number % len(ready.clips)]:
-            decode_jpeg(jpeg, ready.planes_CHW)
+        os.preadv(state.audio_file, [state.samples.data], number % _AUDIO_CLIPS * state.samples.nbytes)
+        for jpeg in state.clips[number % len(state.clips)]:
+            decode_jpeg(jpeg, state.planes_CHW)
 
 
-# Inputs of one command; a long film takes several.
-_MOST_INPUTS = 64
+# Inputs of one command; a long video needs several commands.
+_MAX_INPUTS = 64
 
-# As `cmmixer.media.resize` asks for; a decoder and a filter of one thread each, as many commands as processes.
+# The scaler of `cmmixer.media.resize`. Decoders and filters use one thread each, and as many commands run as processes.
 _SCALER = "bicubic+accurate_rnd+full_chroma_inp"
 
 
 def timed_prepare(settings: PrepareSettings) -> tuple[float, float]:
-    """(seconds, processor seconds) of `prepare` into a new folder."""
-    with ProcessorTime() as processor:
-        begun = time.perf_counter()
+    """Runs `prepare` into a new folder and returns its wall and CPU seconds."""
+    with CPUTime() as cpu_time:
+        started = time.perf_counter()
         prepare(settings)
-        seconds = time.perf_counter() - begun
-    return seconds, processor.seconds
+        seconds = time.perf_counter() - started
+    return seconds, cpu_time.seconds
 
 
-def timed_ffmpeg(refs: Sequence[ClipRef], clip: ClipSettings, workers: int, folder: Path) -> tuple[float, float] | None:
-    """(seconds, processor seconds) of FFmpeg on the same clips, so many commands at once; None where it is not installed.
+def timed_ffmpeg(
+    segments: Sequence[Segment], clip: ClipSettings, workers: int, folder: Path
+) -> tuple[float, float] | None:
+    """Runs FFmpeg on the same clips, as many commands at once as `workers`, and returns its wall and CPU seconds.
+
+    Returns:
+        None if FFmpeg is not installed.
 
     Raises:
-        InternalError: it fails.
+        InternalError: FFmpeg fails.
     """
     program = shutil.which("ffmpeg")
     if program is None:
         return None
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    commands = ffmpeg_commands(program, refs, clip, folder)
-    with ProcessorTime() as processor, ThreadPoolExecutor(workers) as threads:
-        begun = time.perf_counter()
+    commands = ffmpeg_commands(program, segments, clip, folder)
+    with CPUTime() as cpu_time, ThreadPoolExecutor(workers) as threads:
+        started = time.perf_counter()
         list(threads.map(_run, commands))
-        seconds = time.perf_counter() - begun
-    return seconds, processor.seconds
+        seconds = time.perf_counter() - started
+    return seconds, cpu_time.seconds
 
 
-def ffmpeg_commands(program: str, refs: Sequence[ClipRef], clip: ClipSettings, folder: Path) -> list[list[str]]:
-    """A command a film, or several for a long one: every frame of its clips, and its sound once."""
-    films: dict[str, list[ClipRef]] = defaultdict(list)
-    for ref in refs:
-        films[ref.path].append(ref)
+def ffmpeg_commands(program: str, segments: Sequence[Segment], clip: ClipSettings, folder: Path) -> list[list[str]]:
+    """Returns a command per video, or several for a long one: every frame of its clips, and its audio once."""
+    videos: dict[str, list[Segment]] = defaultdict(list)
+    for segment in segments:
+        videos[segment.path].append(segment)
     fit = (
         f"scale={clip.width}:{clip.height}:force_original_aspect_ratio=increase:flags={_SCALER},"
         f"crop={clip.width}:{clip.height}"
     )
     commands = []
-    for number, (path, clips) in enumerate(films.items()):
-        instants = [float(instant) for ref in clips for instant in frame_instants(ref.span, clip.frames)]
-        for first in range(0, len(instants), _MOST_INPUTS):
-            part = instants[first : first + _MOST_INPUTS]
+    for number, (path, clips) in enumerate(videos.items()):
+        instants = [float(instant) for segment in clips for instant in frame_instants(segment.span, clip.frames)]
+        for first in range(0, len(instants), _MAX_INPUTS):
+            part = instants[first : first + _MAX_INPUTS]
             command = [program, "-nostdin", "-y", "-v", "error", "-filter_threads", "1"]
             for instant in part:
                 command += ["-threads", "1", "-an", "-ss", f"{instant:.6f}", "-i", path]
             if first == 0:
-                command += ["-threads", "1", "-vn", "-i", clips[0].audio_path or path]
+                command += ["-threads", "1", "-vn", "-i", clips[0].entry.audio_path or path]
             for place in range(len(part)):
-                picture = folder / f"{number}-{first + place}.jpg"
+                jpeg = folder / f"{number}-{first + place}.jpg"
                 command += ["-map", f"{place}:v:0", "-frames:v", "1", "-vf", fit, "-threads", "1"]
-                command += ["-pix_fmt", "yuvj444p", "-q:v", "2", "-update", "1", "-f", "image2", str(picture)]
+                command += ["-pix_fmt", "yuvj444p", "-q:v", "2", "-update", "1", "-f", "image2", str(jpeg)]
             if first == 0:
                 command += ["-map", f"{len(part)}:a:0", "-ac", "1", "-ar", str(clip.sample_rate_hz)]
                 command += ["-f", "s16le", str(folder / f"{number}.pcm")]
@@ -194,6 +197,6 @@ def ffmpeg_commands(program: str, refs: Sequence[ClipRef], clip: ClipSettings, f
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
-    if done.returncode:
-        raise InternalError(f"ffmpeg ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    completed = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
+    if completed.returncode:
+        raise InternalError(f"ffmpeg ended with {completed.returncode}: {completed.stderr.strip()[-300:]}")

@@ -1,8 +1,8 @@
-"""`cmmixer bench embed`: films into vectors end to end, beside its floors: decoding alone, the model alone, and the cores they share.
+"""How fast are videos embedded end to end, next to decoding only, the model only, and the cores they share?
 
-The floors are what the pipeline cannot be faster than: the same decoder processes with nothing behind them; the model on batches
-that are ready in memory; and, where both compute on the same cores, their processor time shared out evenly. All take turns. The
-decoder processes are started beforehand, as those of a long run are. The network has learnt nothing, which costs the same.
+No pipeline can be faster than these upper bounds: the same decoder processes without a model; the model on batches that are ready in
+memory; and, if both compute on the same cores, their CPU time divided evenly over the cores. All take turns. Decoder processes are
+started beforehand, as in a long run. The network is untrained, which costs the same.
 """
 
 from __future__ import annotations
@@ -22,61 +22,62 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.bench import BenchReport
-from benchmarks.speed.cpu_time import bench_films
-from benchmarks.speed.embed_runtimes import EAGER, compared
+from benchmarks.speed.cpu_time import bench_videos
+from benchmarks.speed.embed_runtimes import EAGER, compare_runtimes
 from benchmarks.speed.settings import BenchSettings
 from cmmixer import checkpoint
-from cmmixer.config import ClipSettings, CuttingSettings, PretrainSettings, preset
+from cmmixer.config import ClipSettings, PretrainSettings, SegmentSettings, preset
+from cmmixer.data.chunks import Chunk, DecodedChunk, DecodedSegment, decode_chunk, decode_chunks
 from cmmixer.data.manifest import Entry, read_layout
-from cmmixer.data.moments import Cut, DecodedPiece, MomentMedia, Piece, decode_films, decode_piece
+from cmmixer.data.segments import SegmentSpec
 from cmmixer.embedding.pipeline import embed_batch, embed_moments
 from cmmixer.encoders.loading import load_encoder
 from cmmixer.errors import DataError, MediaError
-from cmmixer.media.sandbox import IsolatedPool
+from cmmixer.media.sandbox import SandboxPool
 from cmmixer.progress import Progress
-from cmmixer.runtime import device_named
+from cmmixer.runtime import select_device
 from cmmixer.types import Statistics
 
-WHOLE, DECODING, MODEL = "end to end", "decoding alone", "the model alone"
+WHOLE, DECODING, MODEL = "end to end", "decoding only", "model only"
 _EMBED_DIM = 256
 
 
 @dataclass
 class _Part:
-    """One kind of work, and what each turn of it took."""
+    """One kind of work, and the seconds of each turn."""
 
     work: Callable[[], None]
     seconds: list[float] = field(default_factory=list)
-    processor_seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
 
     def turn(self) -> None:
-        """Works once; the processor's time is that of this process, without the decoders'."""
-        begun, used = time.perf_counter(), time.process_time()
+        """Runs one turn; the CPU time is that of this process only, without the decoders."""
+        started, cpu_started = time.perf_counter(), time.process_time()
         self.work()
-        self.seconds.append(time.perf_counter() - begun)
-        self.processor_seconds.append(time.process_time() - used)
+        self.seconds.append(time.perf_counter() - started)
+        self.cpu_seconds.append(time.process_time() - cpu_started)
 
 
 def bench_embed(settings: BenchSettings, progress: Progress) -> BenchReport:
-    """Embeds films, decodes them, embeds what is decoded, in turns; then asks the model in other ways.
+    """Embeds videos, only decodes them, and only runs the model, in turns; then compares ways to run the model.
 
     Raises:
-        DataError: no film that gives a moment.
-        SettingsError: a device that is not there.
+        DataError: no video gives a moment.
+        SettingsError: the device does not exist.
     """
-    device = device_named(settings.device)
+    device = select_device(settings.device)
     with tempfile.TemporaryDirectory(prefix="cmmixer-bench-") as folder:
         work = Path(folder)
-        entries = read_layout(bench_films(settings, work / "films", progress)).entries
-        run = _untrained(settings, work / "run")
+        entries = read_layout(bench_videos(settings, work / "videos", progress)).entries
+        run = _write_untrained(settings, work / "run")
         encoder = load_encoder(run, settings.device, settings.precision)
-        stride = CuttingSettings().of(encoder.clip).stride_seconds
+        stride = SegmentSettings().complete(encoder.clip).stride_seconds
         assert stride is not None
-        cut = Cut(encoder.clip, stride)
-        with closing(IsolatedPool(decode_piece, workers=settings.workers)) as pool:
-            progress.start(None, "decoding once, which also starts the decoders")
-            media, used = _decoded(entries, cut, pool)
-            decoding_processor = _processor_seconds(used, cut)
+        spec = SegmentSpec(encoder.clip, stride)
+        with closing(SandboxPool(decode_chunk, workers=settings.workers)) as pool:
+            progress.start(None, "decoding once to start the decoders")
+            media, used = _decode_all(entries, spec, pool)
+            decoding_cpu = _decoding_cpu_seconds(used, spec)
             size = settings.batch_size
             batches = [media[start : start + size] for start in range(0, len(media), size)]
 
@@ -85,7 +86,7 @@ def bench_embed(settings: BenchSettings, progress: Progress) -> BenchReport:
                     pass
 
             def decoding() -> None:
-                for _ in decode_films(used, cut, pool=pool):
+                for _ in decode_chunks(used, spec, pool=pool):
                     pass
 
             def model() -> None:
@@ -93,7 +94,7 @@ def bench_embed(settings: BenchSettings, progress: Progress) -> BenchReport:
                     embed_batch(batch, encoder)
 
             parts = {WHOLE: _Part(whole), DECODING: _Part(decoding), MODEL: _Part(model)}
-            progress.start(settings.rounds + 1, f"embedding {len(used)} films, preset {settings.preset}")
+            progress.start(settings.rounds + 1, f"embedding {len(used)} videos, preset {settings.preset}")
             model()
             progress.advance()
             for _ in range(settings.rounds):
@@ -101,9 +102,9 @@ def bench_embed(settings: BenchSettings, progress: Progress) -> BenchReport:
                     part.turn()
                 progress.advance()
             workers = pool.workers
-        progress.start(None, "asking the model in other ways")
-        some = _some_media(media, settings.batch_size)
-        runtimes = compared(run, device, some, rounds=settings.rounds, compile_too=settings.compile, work=work)
+        progress.start(None, "running the model in other ways")
+        batch = _one_batch(media, settings.batch_size)
+        runtimes = compare_runtimes(run, device, batch, rounds=settings.rounds, compile_too=settings.compile, work=work)
     figures = {
         "preset": settings.preset,
         "frames": encoder.clip.frames,
@@ -113,20 +114,20 @@ def bench_embed(settings: BenchSettings, progress: Progress) -> BenchReport:
         "batch_size": settings.batch_size,
         "workers": workers,
         "threads": torch.get_num_threads(),
-        "films_made": settings.films is None,
-        "films": len(used),
+        "synthetic": settings.videos is None,
+        "videos": len(used),
         "moments": len(media),
-        **_pipeline(parts, decoding_processor, len(used), device),
+        **_pipeline(parts, decoding_cpu, len(used), device),
         **runtimes,
         "load_average": os.getloadavg()[0],
     }
     return BenchReport(figures, title(figures), HEADER, table_rows(figures))
 
 
-def _untrained(settings: BenchSettings, folder: Path) -> Path:
-    """A retriever as a run's folder, so that it is loaded as every run is."""
+def _write_untrained(settings: BenchSettings, folder: Path) -> Path:
+    """Writes an untrained retriever as the folder of a run, so that it is loaded like any run."""
     torch.manual_seed(settings.seed)
-    card = checkpoint.Card(
+    metadata = checkpoint.Metadata(
         kind="retriever",
         model=preset(settings.preset).model,
         clip=_clip(settings.preset),
@@ -134,109 +135,111 @@ def _untrained(settings: BenchSettings, folder: Path) -> Path:
         options={"embed_dim": _EMBED_DIM},
         settings={},
     )
-    checkpoint.save(folder, card, checkpoint.build(card).state_dict(), keep=1)
+    checkpoint.save(folder, metadata, checkpoint.build(metadata).state_dict(), keep=1)
     return folder
 
 
 def _clip(name: str) -> ClipSettings:
-    return PretrainSettings(data="made", preset=name).clip_settings(name)
+    return PretrainSettings(data="synthetic", preset=name).clip_settings(name)
 
 
-def _decoded(entries: Sequence[Entry], cut: Cut, pool: IsolatedPool) -> tuple[list[MomentMedia], list[Entry]]:
-    """All moments, in memory, and the entries that gave some.
+def _decode_all(
+    entries: Sequence[Entry], spec: SegmentSpec, pool: SandboxPool
+) -> tuple[list[DecodedSegment], list[Entry]]:
+    """Decodes all moments into memory, and returns them with the entries that have some.
 
     Raises:
-        DataError: none did.
+        DataError: there are none.
     """
-    media: list[MomentMedia] = []
+    media: list[DecodedSegment] = []
     used: dict[int, Entry] = {}
-    for piece, result in decode_films(entries, cut, pool=pool):
-        if isinstance(result, DecodedPiece):
-            media += result.media()
-            used[piece.number] = piece.entry
+    for chunk, result in decode_chunks(entries, spec, pool=pool):
+        if isinstance(result, DecodedChunk):
+            media += result.segments()
+            used[chunk.number] = chunk.entry
     if not media:
-        raise DataError("bench embed: no film gives a moment; give --films with some that can be decoded")
+        raise DataError("benchmarks.speed embed: no video gives a moment; give --videos that can be decoded")
     return media, [used[number] for number in sorted(used)]
 
 
-def _processor_seconds(entries: Sequence[Entry], cut: Cut) -> float:
-    """What decoding costs a processor: each entry once more, in this process."""
-    used = time.process_time()
+def _decoding_cpu_seconds(entries: Sequence[Entry], spec: SegmentSpec) -> float:
+    """Measures the CPU time of decoding: decodes each entry again, in this process."""
+    started = time.process_time()
     for number, entry in enumerate(entries):
         firsts = [0]
         while firsts:
             try:
-                firsts += decode_piece(Piece(number, entry, firsts.pop(0)), cut).further
-            except MediaError:  # a later piece of a film that is damaged there
+                firsts += decode_chunk(Chunk(number, entry, firsts.pop(0)), spec).remaining
+            except MediaError:  # a later chunk, where the video is damaged
                 continue
-    return time.process_time() - used
+    return time.process_time() - started
 
 
-def _some_media(media: Sequence[MomentMedia], count: int) -> dict[str, Tensor]:
-    """A batch of each sense that is there."""
+def _one_batch(media: Sequence[DecodedSegment], count: int) -> dict[str, Tensor]:
+    """Returns a batch of each modality that exists."""
     video = [moment.pixels_TCHW for moment in media if moment.pixels_TCHW is not None]
     audio = [moment.samples_TN for moment in media if moment.samples_TN is not None]
-    both: dict[str, list[Any]] = {"video": video[:count], "audio": audio[:count]}
-    return {sense: torch.from_numpy(np.stack(values)) for sense, values in both.items() if values}
+    by_modality: dict[str, list[Any]] = {"video": video[:count], "audio": audio[:count]}
+    return {modality: torch.from_numpy(np.stack(values)) for modality, values in by_modality.items() if values}
 
 
-def _pipeline(parts: dict[str, _Part], decoding_processor: float, films: int, device: torch.device) -> dict[str, Any]:
-    """Rates, shares and floors; ratios are taken within each turn, and the median is told."""
+def _pipeline(parts: dict[str, _Part], decoding_cpu: float, videos: int, device: torch.device) -> dict[str, Any]:
+    """Computes rates and upper bounds; ratios are the medians over the turns."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    model_processor = statistics.median(parts[MODEL].processor_seconds)
-    handing_over = statistics.median(parts[DECODING].processor_seconds)
-    # A GPU's work takes nothing from the decoders.
-    together = decoding_processor + (model_processor if device.type == "cpu" else 0.0)
+    model_cpu = statistics.median(parts[MODEL].cpu_seconds)
+    transfer_cpu = statistics.median(parts[DECODING].cpu_seconds)
+    # The work of a GPU does not slow down the decoders.
+    shared_cpu = decoding_cpu + (model_cpu if device.type == "cpu" else 0.0)
     turns = list(zip(*(parts[name].seconds for name in (WHOLE, DECODING, MODEL)), strict=True))
     efficiency = [max(decoding, model) / whole for whole, decoding, model in turns]
-    of_floor = [max(decoding, model, together / cores) / whole for whole, decoding, model in turns]
+    of_bound = [max(decoding, model, shared_cpu / cores) / whole for whole, decoding, model in turns]
     return {
         "parts": {
             name: {
                 "seconds": statistics.median(part.seconds),
-                "films_per_second": films / statistics.median(part.seconds),
-                "range_films_per_second": [films / max(part.seconds), films / min(part.seconds)],
+                "videos_per_second": videos / statistics.median(part.seconds),
+                "range_videos_per_second": [videos / max(part.seconds), videos / min(part.seconds)],
             }
             for name, part in parts.items()
         },
-        "processor_seconds_per_film": {
-            "decoding": decoding_processor / films,
-            "handing over": handing_over / films,
-            "model": model_processor / films,
+        "cpu_seconds_per_video": {
+            "decoding": decoding_cpu / videos,
+            "transfer": transfer_cpu / videos,
+            "model": model_cpu / videos,
         },
-        "decode_share": decoding_processor / (decoding_processor + model_processor),
-        "shared_cores_films_per_second": films * cores / together,
+        "decode_share": decoding_cpu / (decoding_cpu + model_cpu),
+        "shared_cores_videos_per_second": videos * cores / shared_cpu,
         "overlap_efficiency": statistics.median(efficiency),
-        "share_of_floor": statistics.median(of_floor),
+        "share_of_bound": statistics.median(of_bound),
         "times_one_after_the_other": statistics.median((decoding + model) / whole for whole, decoding, model in turns),
     }
 
 
-HEADER = ["", "films/s", "ms a moment, picture", "sound", "times torch, picture", "sound", "differs by"]
+HEADER = ["", "videos/s", "ms per video moment", "per audio moment", "times torch, video", "audio", "max difference"]
 
 
 def title(figures: dict[str, Any]) -> str:
-    """One line."""
+    """Summarizes the figures in one line."""
     return (
-        f"{figures['preset']}, {figures['films']} films, {figures['moments']} moments, {figures['workers']} decoders: "
-        f"{figures['parts'][WHOLE]['films_per_second']:.2f} films/s, {figures['decode_share']:.0%} of the processor's time is decoding, "
-        f"{figures['share_of_floor']:.0%} of the floor"
+        f"{figures['preset']}, {figures['videos']} videos, {figures['moments']} moments, {figures['workers']} decoders: "
+        f"{figures['parts'][WHOLE]['videos_per_second']:.2f} videos/s, {figures['decode_share']:.0%} of the CPU time is decoding, "
+        f"{figures['share_of_bound']:.0%} of the upper bound"
     )
 
 
 def table_rows(figures: dict[str, Any]) -> list[list[str]]:
-    """The pipeline and its floors, then the ways to ask the model, by the processor's time."""
-    rows = [[name, f"{part['films_per_second']:.2f}", *[""] * 5] for name, part in figures["parts"].items()]
-    rows.append(["cores shared evenly", f"{figures['shared_cores_films_per_second']:.2f}", *[""] * 5])
-    for name, told in figures["runtimes"].items():
-        senses = [told.get(sense) for sense in ("video", "audio")]
+    """Returns the rows of the pipeline and its upper bounds, then those of the runtimes, by CPU time."""
+    rows = [[name, f"{part['videos_per_second']:.2f}", *[""] * 5] for name, part in figures["parts"].items()]
+    rows.append(["cores shared evenly", f"{figures['shared_cores_videos_per_second']:.2f}", *[""] * 5])
+    for name, runtime in figures["runtimes"].items():
+        modalities = [runtime.get(modality) for modality in ("video", "audio")]
         rows.append(
             [
-                f"model by {name}",
+                f"model with {name}",
                 "",
-                *("" if it is None else f"{1000 * it['processor_seconds_per_moment']:.2f}" for it in senses),
-                *("" if it is None else f"{it['times_eager_processor']:.2f}" for it in senses),
-                "" if name == EAGER else f"{max(it['most_difference'] for it in senses if it is not None):.0e}",
+                *("" if it is None else f"{1000 * it['cpu_seconds_per_moment']:.2f}" for it in modalities),
+                *("" if it is None else f"{it['times_eager_cpu']:.2f}" for it in modalities),
+                "" if name == EAGER else f"{max(it['most_difference'] for it in modalities if it is not None):.0e}",
             ]
         )
     return rows

@@ -1,4 +1,4 @@
-"""Counts the arithmetic of a step: unlike minutes it does not depend on what else a machine does."""
+"""Counts floating-point operations, which unlike minutes do not depend on other work on the machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _product(values: Any, weight: Any, *rest: Any, out_shape: Any = None, **name
     return count
 
 
-# The counter knows the attention kernels of GPUs and torch's own products only.
+# torch's counter knows only the attention kernels of GPUs and torch's own matrix products.
 _KERNELS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -36,16 +36,16 @@ _KERNELS = {
 }
 
 
-def counted(loss_of: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """A loss after its backward pass, and the floating-point operations of the matrix products of both passes."""
+def count_training_flops(loss_of: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """Runs a forward and a backward pass. Returns the loss and the FLOP of the matrix products of both passes."""
     with FlopCounterMode(display=False, custom_mapping=_KERNELS) as counter:
         loss = loss_of()
         loss.backward()  # type: ignore[no-untyped-call]
     return loss, counter.get_total_flops()
 
 
-def multiplications(work: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products of what it does, without a backward pass."""
+def count_flops(work: Callable[[], object]) -> int:
+    """Runs `work` and returns the FLOP of its matrix products, without a backward pass."""
     with FlopCounterMode(display=False, custom_mapping=_KERNELS) as counter:
         work()
     return int(counter.get_total_flops())

@@ -1,26 +1,22 @@
-"""What answers questions for the 10 nearest vectors: the index of moments, and faiss beside it.
+"""The search engines that are compared, the machine's rates that bound them, and synthetic vectors to search in.
 
-Letters: N rows, Q queries, K = 10 answers, E values of a vector.
+Engines: an index of moments, and faiss with exact search and with a graph.
 
-What the machine can do at best, measured beside whatever is compared with it.
+Rates: no search can be faster than reading its bytes from memory, nor than multiplying its matrices.
 
-A search cannot be faster than its bytes come out of memory, nor than its products are multiplied; these are the two rates.
+Vectors: a library has kinds of content (few large and many small ones), a kind has videos, and a video has similar moments. So the
+vectors are a mixture of mixtures on the sphere:
 
-Unit vectors that lie as those of a library of films do, for measuring search without a library of a million films.
+    kind   = unit(g)                        rows / 500 of them, with log-normal weights
+    video  = unit(kind + 0.7 * g / |g|)     20 moments each
+    moment = unit(video + 0.5 * g / |g|)
+    query  = unit(moment + 1.0 * g / |g|)   of a random moment; about as far from it as a sound is from its video
 
-A library holds kinds of content (few large ones, many small ones), a kind holds films, a film holds moments that are alike.
-So the vectors are a mixture of mixtures on the sphere:
+Every g is drawn independently from a normal distribution whose variance in direction i is proportional to 1 / i, because embeddings
+fill few of their directions. `vector_statistics` measures the result; docs/scale.md compares it with a real index. Vectors that are
+uniform on the sphere would be useless: all are equally far from each other, and no index can do better than to read them all.
 
-    kind   = unit(g)                        as many as rows / 500, their weights log-normal
-    film   = unit(kind + 0.7 * g / |g|)     20 moments each
-    moment = unit(film + 0.5 * g / |g|)
-    query  = unit(moment + 1.0 * g / |g|)   of a moment drawn at random; as far from it as a sound is from its picture
-
-with every g anew from a normal distribution whose variance in direction i falls as 1 / i: embeddings fill few of their
-directions. What comes out is measured by `shape_of`, beside which docs/scale.md puts the same of a real index. Vectors that are
-uniform on the sphere would be useless: all are equally far from each other, and no index can do better than read them all.
-
-Letters: N rows, Q queries, E values of a vector.
+Letters: N rows, Q queries, K = 10 hits, E values of a vector, S sampled rows.
 """
 
 from __future__ import annotations
@@ -38,198 +34,100 @@ from threadpoolctl import ThreadpoolController
 
 from cmmixer.retrieval.index import MomentIndex
 
-_ROUNDS = 10
-
-
-def read_bytes_per_second(megabytes: int = 512) -> float:
-    """Rate at which an array much larger than the caches is read, by all cores: the best of a few matrix-vector products."""
-    values_NE = np.ones((megabytes * 2**20 // 1024, 256), np.float32)
-    vector_E = np.ones(256, np.float32)
-    return values_NE.nbytes / _fastest(lambda: values_NE @ vector_E)
-
-
-def multiplied_flops(rows: int = 4096, dim: int = 1024) -> float:
-    """Floating-point operations a second of a large float32 matrix product, by all cores: the best of a few."""
-    left, right = np.ones((rows, dim), np.float32), np.ones((dim, rows), np.float32)
-    return 2 * rows * rows * dim / _fastest(lambda: left @ right)
-
-
-def _fastest(work: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(_ROUNDS):
-        begun = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds)
-
+K = 10
 
 Vectors = NDArray[np.float32]
+Places = NDArray[np.int64]
 
-ROWS_OF_KIND, ROWS_OF_FILM = 500, 20
-
-FILM_SPREAD, MOMENT_SPREAD, QUERY_SPREAD = 0.7, 0.5, 1.0
-
+# efConstruction is the default of faiss. Its default of 32 links would take twice the time to build.
+_LINKS, _EF_CONSTRUCTION = 16, 40
+_EF_SEARCH = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
+_ADDED_ROWS = 10_000
+# Runs of which the fastest counts.
+_ROUNDS = 10
+ROWS_PER_KIND, ROWS_PER_VIDEO = 500, 20
+VIDEO_NOISE, MOMENT_NOISE, QUERY_NOISE = 0.7, 0.5, 1.0
 _CHUNK = 50_000
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A made library.
-
-    Attributes:
-        rows_NE: unit vectors, a film's moments one after the other.
-        queries_QE: unit vectors near rows, none of them a row.
-        origins_Q: the row that each query was drawn around.
-    """
-
-    rows_NE: Vectors
-    queries_QE: Vectors
-    origins_Q: NDArray[np.int64]
-
-
-def draw(rows: int, dim: int, queries: int, seed: int) -> Drawn:
-    """Draws a library and queries; the same for the same arguments."""
-    chance = np.random.default_rng(seed)
-    scale_E = np.arange(1, dim + 1, dtype=np.float32) ** -0.5
-    kinds = max(1, rows // ROWS_OF_KIND)
-    films = -(-rows // ROWS_OF_FILM)
-    kind_KE = _unit(_normal(chance, kinds, scale_E))
-    weights_K = chance.lognormal(0.0, 1.0, kinds)
-    kind_of_F = chance.choice(kinds, films, p=weights_K / weights_K.sum())
-    film_FE = _near(chance, kind_KE[kind_of_F], FILM_SPREAD, scale_E)
-    rows_NE = np.empty((rows, dim), np.float32)
-    for start in range(0, rows, _CHUNK):
-        film_of_N = np.arange(start, min(start + _CHUNK, rows)) // ROWS_OF_FILM
-        rows_NE[start : start + _CHUNK] = _near(chance, film_FE[film_of_N], MOMENT_SPREAD, scale_E)
-    origins_Q = chance.choice(rows, queries, replace=queries > rows)
-    return Drawn(rows_NE, _near(chance, rows_NE[origins_Q], QUERY_SPREAD, scale_E), origins_Q)
-
-
-def shape_of(vectors_NE: Vectors, seed: int, sample: int = 2000) -> dict[str, float]:
-    """How vectors lie: what decides whether an index can find neighbours without reading all.
-
-    Returns:
-        `directions`: the participation ratio of the covariance's eigenvalues, (sum)^2 / sum of squares: how many
-        directions the vectors fill; `intrinsic`: their dimension by the two-nearest-neighbours estimate (Facco et al. 2017,
-        one over the mean logarithm of second to first neighbour's distance), among `sample` of them; `cosine_2`, the median cosine between two.
-    """
-    chosen = np.random.default_rng(seed).choice(len(vectors_NE), min(sample, len(vectors_NE)), replace=False)
-    x_SE = vectors_NE[chosen].astype(np.float64)
-    spread_E = np.linalg.eigvalsh(np.cov(x_SE.T))
-    cosines_SS = x_SE @ x_SE.T
-    between = float(np.median(cosines_SS[np.triu_indices(len(x_SE), 1)]))
-    np.fill_diagonal(cosines_SS, -1.0)
-    two_S2 = np.sqrt(np.maximum(2 - 2 * np.sort(cosines_SS, axis=1)[:, [-1, -2]], 1e-12))
-    ratio_S = np.log(np.maximum(two_S2[:, 1] / two_S2[:, 0], 1 + 1e-9))
-    return {
-        "directions": float(spread_E.sum() ** 2 / (spread_E**2).sum()),
-        "intrinsic": float(1 / ratio_S.mean()),
-        "cosine_2": between,
-    }
-
-
-def _normal(chance: np.random.Generator, count: int, scale_E: Vectors) -> Vectors:
-    return chance.standard_normal((count, len(scale_E)), dtype=np.float32) * scale_E
-
-
-def _near(chance: np.random.Generator, middle_NE: Vectors, spread: float, scale_E: Vectors) -> Vectors:
-    return _unit(middle_NE + spread * _unit(_normal(chance, len(middle_NE), scale_E)))
-
-
-def _unit(vectors_NE: Vectors) -> Vectors:
-    return np.asarray(vectors_NE / np.linalg.norm(vectors_NE, axis=1, keepdims=True), dtype=np.float32)
-
-
-K = 10
-
-Places = NDArray[np.int64]
-
-# Candidates while building: faiss's own choice. It would take twice the links, and twice the time to build.
-_LINKS, _BUILT_WITH = 16, 40
-
-_ADDED_ROWS = 10_000
-
-_SEARCHED_WITH = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
-
-
 class Engine(Protocol):
-    """Something that answers.
+    """A search engine.
 
     Attributes:
-        name: for people.
-        looks_at_all: whether every row is compared with every query.
+        name: in the table.
+        is_exact: whether every row is compared with every query.
         slow_in_batches: whether a batch takes as long as its queries one by one.
-        build_seconds: what it took to make it, without the rows themselves.
-        bytes_per_row: on disk or in memory, with the rows themselves.
+        build_seconds: time to build the index.
+        bytes_per_row: on disk or in memory, including the vectors.
     """
 
     name: str
-    looks_at_all: bool
+    is_exact: bool
     slow_in_batches: bool
     build_seconds: float
     bytes_per_row: float
 
-    def ask(self, queries_QE: Vectors) -> Places:
-        """Places of the nearest, [Q, K]; -1 for one that is missing."""
+    def search(self, queries_QE: Vectors) -> Places:
+        """Returns the row numbers of the nearest rows, [Q, K]; -1 for a missing one."""
         ...
 
     def tune(self, queries_QE: Vectors, truth_QK: Places, target: float) -> None:
-        """Makes it as fast as the recall allows."""
+        """Chooses the fastest parameters that reach the target recall."""
 
     def bytes_read(self) -> float:
-        """How many bytes one query has to read at least."""
+        """Returns the bytes that one query has to read."""
         ...
 
     def flops(self) -> float:
-        """How many multiplications and additions one query needs at least."""
+        """Returns the FLOP that one query needs."""
         ...
 
 
-class Moments:
-    """An index of moments whose ids are places."""
+class IndexEngine:
+    """An index of moments whose ids are the row numbers."""
 
     slow_in_batches = False
 
-    def __init__(self, library: MomentIndex, sense: str, *, exact: bool) -> None:
-        self.library, self.sense, self.exact = library, sense, exact
-        self.rows, self.dim = library.count(), library.card.embed_dim
-        self.plan = None if exact else library.plan(sense)
-        self.name = f"cmmixer, {'exact' if self.plan is None else self.plan.kind}"
-        self.looks_at_all = self.slow_in_batches = self.plan is None
-        self.build_seconds = 0.0 if self.plan is None else self.plan.build_seconds
-        self.bytes_per_row = 4.0 * self.dim + (0.0 if self.plan is None else self.plan.bytes_per_row)
+    def __init__(self, library: MomentIndex, modality: str, *, exact: bool) -> None:
+        self.library, self.modality, self.exact = library, modality, exact
+        self.rows, self.dim = library.count(), library.metadata.embed_dim
+        self.ann = None if exact else library.ann_settings(modality)
+        self.name = f"cmmixer, {'exact' if self.ann is None else self.ann.kind}"
+        self.is_exact = self.slow_in_batches = self.ann is None
+        self.build_seconds = 0.0 if self.ann is None else self.ann.build_seconds
+        self.bytes_per_row = 4.0 * self.dim + (0.0 if self.ann is None else self.ann.bytes_per_row)
 
-    def ask(self, queries_QE: Vectors) -> Places:
+    def search(self, queries_QE: Vectors) -> Places:
         places_QK = np.full((len(queries_QE), K), -1, np.int64)
         filled = [0] * len(queries_QE)
-        for row in self.library.nearest(queries_QE, self.sense, K, exact=self.exact):
+        for row in self.library.nearest(queries_QE, self.modality, K, exact=self.exact):
             places_QK[row["query"], filled[row["query"]]] = int(row["id"])
             filled[row["query"]] += 1
         return places_QK
 
     def tune(self, queries_QE: Vectors, truth_QK: Places, target: float) -> None:
-        """It was tuned when it was built, without seeing these queries."""
+        """Does nothing: the index was tuned when it was built, with other queries."""
 
     def bytes_read(self) -> float:
-        if self.plan is None:
+        if self.ann is None:
             return 4.0 * self.rows * self.dim
-        cells = 4.0 * self.plan.partitions * self.dim
-        return cells + self._read_rows() * self.plan.bytes_per_row + 4.0 * self.plan.candidates * self.dim
+        cells = 4.0 * self.ann.partitions * self.dim
+        return cells + self._read_rows() * self.ann.bytes_per_row + 4.0 * self.ann.candidates * self.dim
 
     def flops(self) -> float:
-        if self.plan is None:
+        if self.ann is None:
             return 2.0 * self.rows * self.dim
-        return 2.0 * self.dim * (self.plan.partitions + self._read_rows() + self.plan.candidates)
+        return 2.0 * self.dim * (self.ann.partitions + self._read_rows() + self.ann.candidates)
 
     def _read_rows(self) -> float:
-        assert self.plan is not None
-        return self.rows * self.plan.probes / self.plan.partitions
+        assert self.ann is not None
+        return self.rows * self.ann.probes / self.ann.partitions
 
 
 class FaissFlat:
-    """faiss that looks at all."""
+    """Exact search of faiss."""
 
-    looks_at_all = True
+    is_exact = True
     slow_in_batches = False
     build_seconds = 0.0
 
@@ -240,13 +138,13 @@ class FaissFlat:
 
     @staticmethod
     def of(rows_NE: Vectors, *threads: int) -> list[FaissFlat]:
-        """One copy of the rows, asked with so many threads each."""
+        """Returns engines with different numbers of threads that share one copy of the rows."""
         index = faiss.IndexFlatIP(rows_NE.shape[1])
         index.add(rows_NE)
         return [FaissFlat(index, threads=count) for count in threads]
 
-    def ask(self, queries_QE: Vectors) -> Places:
-        return _ask_faiss(self.index, queries_QE, self.threads, self.pools)
+    def search(self, queries_QE: Vectors) -> Places:
+        return _search_faiss(self.index, queries_QE, self.threads, self.pools)
 
     def tune(self, queries_QE: Vectors, truth_QK: Places, target: float) -> None:
         pass
@@ -259,41 +157,41 @@ class FaissFlat:
 
 
 class FaissGraph:
-    """faiss's HNSW over full vectors, tuned with some of the queries that it is then asked."""
+    """HNSW of faiss on full vectors, tuned with a part of the queries that it is measured with."""
 
-    looks_at_all = False
+    is_exact = False
     slow_in_batches = False
 
-    def __init__(self, rows_NE: Vectors, threads: int, most_seconds: float) -> None:
-        """Builds the graph, or stops when the time is over; see `is_whole`."""
+    def __init__(self, rows_NE: Vectors, threads: int, max_seconds: float) -> None:
+        """Builds the graph, or stops at the time limit; see `is_complete`."""
         self.index = faiss.IndexHNSWFlat(rows_NE.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
-        self.index.hnsw.efConstruction = _BUILT_WITH
+        self.index.hnsw.efConstruction = _EF_CONSTRUCTION
         self.threads, self.pools = threads, ThreadpoolController()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         self.build_seconds = 0.0
         with _faiss_threads(threads):
             for start in range(0, len(rows_NE), _ADDED_ROWS):
-                if self.build_seconds >= most_seconds:
+                if self.build_seconds >= max_seconds:
                     break
                 self.index.add(rows_NE[start : start + _ADDED_ROWS])
-                self.build_seconds = time.perf_counter() - begun
-        self.is_whole = self.index.ntotal == len(rows_NE)
+                self.build_seconds = time.perf_counter() - started
+        self.is_complete = self.index.ntotal == len(rows_NE)
         links = 4.0 * self.index.hnsw.neighbors.size() + 8.0 * self.index.hnsw.offsets.size()
         self.bytes_per_row = 4.0 * rows_NE.shape[1] + links / len(rows_NE)
         self.compared = 0.0
         self.name = f"faiss HNSW, M {_LINKS}"
 
-    def ask(self, queries_QE: Vectors) -> Places:
-        return _ask_faiss(self.index, queries_QE, self.threads, self.pools)
+    def search(self, queries_QE: Vectors) -> Places:
+        return _search_faiss(self.index, queries_QE, self.threads, self.pools)
 
     def tune(self, queries_QE: Vectors, truth_QK: Places, target: float) -> None:
-        for candidates in _SEARCHED_WITH:
+        for candidates in _EF_SEARCH:
             self.index.hnsw.efSearch = candidates
             statistics = faiss.cvar
             statistics.hnsw_stats.reset()
-            answers_QK = self.ask(queries_QE)
+            hits_QK = self.search(queries_QE)
             self.compared = statistics.hnsw_stats.ndis / len(queries_QE)
-            found = sum(len(np.intersect1d(a, b)) for a, b in zip(answers_QK, truth_QK, strict=True))
+            found = sum(len(np.intersect1d(a, b)) for a, b in zip(hits_QK, truth_QK, strict=True))
             if found >= target * truth_QK.size:
                 break
         self.name = f"faiss HNSW, M {_LINKS}, efSearch {candidates}"
@@ -307,7 +205,7 @@ class FaissGraph:
 
 @contextmanager
 def _faiss_threads(threads: int) -> Iterator[None]:
-    """So many threads for faiss, and then as many as before: torch's are counted by the same library."""
+    """Sets the threads of faiss and restores them: torch counts its threads in the same library."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)
     try:
@@ -316,6 +214,96 @@ def _faiss_threads(threads: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _ask_faiss(index: faiss.Index, queries_QE: Vectors, threads: int, pools: ThreadpoolController) -> Places:
-    with _faiss_threads(threads), pools.limit(limits=threads):  # the pools are those of its matrix products
+def _search_faiss(index: faiss.Index, queries_QE: Vectors, threads: int, pools: ThreadpoolController) -> Places:
+    with _faiss_threads(threads), pools.limit(limits=threads):  # the pools run its matrix products
         return np.asarray(index.search(queries_QE, K)[1], dtype=np.int64)
+
+
+def memory_bytes_per_second(megabytes: int = 512) -> float:
+    """Measures the rate of reading memory with all cores: an array much larger than the caches, the fastest of a few matrix-vector products."""
+    values_NE = np.ones((megabytes * 2**20 // 1024, 256), np.float32)
+    vector_E = np.ones(256, np.float32)
+    return values_NE.nbytes / _fastest(lambda: values_NE @ vector_E)
+
+
+def matmul_flops(rows: int = 4096, dim: int = 1024) -> float:
+    """Measures the FLOP per second of a large float32 matrix product with all cores, the fastest of a few."""
+    left, right = np.ones((rows, dim), np.float32), np.ones((dim, rows), np.float32)
+    return 2 * rows * rows * dim / _fastest(lambda: left @ right)
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(_ROUNDS):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+@dataclass(frozen=True)
+class Library:
+    """A synthetic library with queries.
+
+    Attributes:
+        rows_NE: unit vectors, the moments of a video one after the other.
+        queries_QE: unit vectors near rows.
+        origins_Q: the row that each query is near to.
+    """
+
+    rows_NE: Vectors
+    queries_QE: Vectors
+    origins_Q: NDArray[np.int64]
+
+
+def draw_library(rows: int, dim: int, queries: int, seed: int) -> Library:
+    """Draws a library and queries, reproducibly."""
+    generator = np.random.default_rng(seed)
+    scale_E = np.arange(1, dim + 1, dtype=np.float32) ** -0.5
+    kinds = max(1, rows // ROWS_PER_KIND)
+    videos = -(-rows // ROWS_PER_VIDEO)
+    kind_KE = _unit(_normal(generator, kinds, scale_E))
+    weights_K = generator.lognormal(0.0, 1.0, kinds)
+    kind_of_F = generator.choice(kinds, videos, p=weights_K / weights_K.sum())
+    video_FE = _near(generator, kind_KE[kind_of_F], VIDEO_NOISE, scale_E)
+    rows_NE = np.empty((rows, dim), np.float32)
+    for start in range(0, rows, _CHUNK):
+        video_of_N = np.arange(start, min(start + _CHUNK, rows)) // ROWS_PER_VIDEO
+        rows_NE[start : start + _CHUNK] = _near(generator, video_FE[video_of_N], MOMENT_NOISE, scale_E)
+    origins_Q = generator.choice(rows, queries, replace=queries > rows)
+    return Library(rows_NE, _near(generator, rows_NE[origins_Q], QUERY_NOISE, scale_E), origins_Q)
+
+
+def vector_statistics(vectors_NE: Vectors, seed: int, sample: int = 2000) -> dict[str, float]:
+    """Measures how hard it is for an index to find neighbours without reading all vectors.
+
+    Returns:
+        `directions`: participation ratio of the eigenvalues of the covariance, (sum)^2 / sum of squares, the number of directions
+        that the vectors fill; `intrinsic`: intrinsic dimension by the two-nearest-neighbours estimate (Facco et al. 2017, one over
+        the mean logarithm of the ratio of second to first neighbour distance) of `sample` vectors; `cosine_2`: median cosine of two.
+    """
+    chosen = np.random.default_rng(seed).choice(len(vectors_NE), min(sample, len(vectors_NE)), replace=False)
+    x_SE = vectors_NE[chosen].astype(np.float64)
+    eigenvalues_E = np.linalg.eigvalsh(np.cov(x_SE.T))
+    cosines_SS = x_SE @ x_SE.T
+    between = float(np.median(cosines_SS[np.triu_indices(len(x_SE), 1)]))
+    np.fill_diagonal(cosines_SS, -1.0)
+    two_S2 = np.sqrt(np.maximum(2 - 2 * np.sort(cosines_SS, axis=1)[:, [-1, -2]], 1e-12))
+    ratio_S = np.log(np.maximum(two_S2[:, 1] / two_S2[:, 0], 1 + 1e-9))
+    return {
+        "directions": float(eigenvalues_E.sum() ** 2 / (eigenvalues_E**2).sum()),
+        "intrinsic": float(1 / ratio_S.mean()),
+        "cosine_2": between,
+    }
+
+
+def _normal(generator: np.random.Generator, count: int, scale_E: Vectors) -> Vectors:
+    return generator.standard_normal((count, len(scale_E)), dtype=np.float32) * scale_E
+
+
+def _near(generator: np.random.Generator, middle_NE: Vectors, noise: float, scale_E: Vectors) -> Vectors:
+    return _unit(middle_NE + noise * _unit(_normal(generator, len(middle_NE), scale_E)))
+
+
+def _unit(vectors_NE: Vectors) -> Vectors:
+    return np.asarray(vectors_NE / np.linalg.norm(vectors_NE, axis=1, keepdims=True), dtype=np.float32)

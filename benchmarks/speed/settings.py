@@ -1,7 +1,4 @@
-"""What `cmmixer bench` measures, and at what size. Each subject has a class of its own; `BenchSettings` is made of them.
-
-Settings of `cmmixer bench data` and `bench embed`.
-"""
+"""Settings of the benchmarks of speed. Each has a class of its own; `BenchSettings` combines them."""
 
 from __future__ import annotations
 
@@ -14,23 +11,23 @@ from cmmixer.config.training import DEVICES, PRECISIONS
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilmBenchSettings:
-    """Feeding training, preparing clips, embedding films.
+class VideoBenchSettings:
+    """Loading clips, preparing clips, embedding videos.
 
     Attributes:
-        films: folder of films, or a list of them; default: some are made, which takes a while
-        made_films: how many are made, of 20 seconds each
-        workers: processes that read, decode or prepare; 0 takes every core
-        turn_seconds: about how long each kind of reading works before it is the next one's turn
+        videos: folder or list of videos; default: synthetic ones are made, which takes a while
+        synthetic_videos: number of synthetic videos, 20 seconds each
+        workers: processes that load, decode or prepare; 0: one per core
+        turn_seconds: approximate length of a turn of each kind of loading
     """
 
-    films: str | None = None
-    made_films: int = 16
+    videos: str | None = None
+    synthetic_videos: int = 16
     workers: int = 0
     turn_seconds: float = 3.0
 
     def __post_init__(self) -> None:
-        at_least("made_films", self.made_films, 2)
+        at_least("synthetic_videos", self.synthetic_videos, 2)
         at_least("workers", self.workers, 0)
         within("turn_seconds", self.turn_seconds, 0.1, 60.0)
 
@@ -40,16 +37,16 @@ SUBJECTS = ("data", "embed", "search", "step")
 
 @dataclass(frozen=True, kw_only=True)
 class SearchBenchSettings:
-    """Search over a made library.
+    """Search in a synthetic library.
 
     Attributes:
-        rows: moments of the library
-        dim: values of a vector
-        queries: how many are asked
+        rows: number of moments in the library
+        dim: length of a vector
+        queries: number of queries
         index_kind: of the index, as for `cmmixer index`
-        recall_target: of the index and of faiss's graph
-        graph_minutes: longest time spent on building faiss's graph; 0 leaves it out
-        folder: where the library is made and kept, and used again; default: a temporary folder, removed afterwards
+        recall_target: of the index and of the graph of faiss
+        graph_minutes: time limit for building the graph of faiss; 0 skips it
+        folder: where the library is written, kept and reused; default: a temporary folder
     """
 
     rows: int = 1_000_000
@@ -74,13 +71,13 @@ class StepBenchSettings:
     """A pre-training step.
 
     Attributes:
-        preset: size of the network and of a clip; for data, of a clip
-        batch_size: clips of a step; of embed, moments of a batch
-        rounds: turns of each kind
-        mask_ratio: part of the tokens the encoder does not see
+        preset: size of the network and geometry of a clip
+        batch_size: clips per step; for embed, moments per batch
+        rounds: number of turns
+        mask_ratio: fraction of masked tokens
         precision: 32-true or bf16-mixed, of both networks
-        compile: our transformer blocks are compiled by torch; of embed, that is measured too
-        grad_checkpointing: ours computes activations again in the backward pass
+        compile: compile the transformer blocks of CMMixer; for embed, measure them compiled as well
+        grad_checkpointing: recompute activations of CMMixer in the backward pass
         device: auto, cpu or cuda
     """
 
@@ -103,12 +100,12 @@ class StepBenchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSettings(SearchBenchSettings, StepBenchSettings, FilmBenchSettings):
-    """Measure how fast this machine does it, beside the floor and beside others: data, embed, search or step.
+class BenchSettings(SearchBenchSettings, StepBenchSettings, VideoBenchSettings):
+    """Measure a speed on this machine, next to its lower bound and to other libraries: data, embed, search or step.
 
     Attributes:
         what: what to measure: data, embed, search or step
-        seed: of everything drawn at random
+        seed: of all random numbers
         out: write the figures to this JSON file
     """
 
@@ -121,4 +118,4 @@ class BenchSettings(SearchBenchSettings, StepBenchSettings, FilmBenchSettings):
         at_least("seed", self.seed, 0)
         SearchBenchSettings.__post_init__(self)
         StepBenchSettings.__post_init__(self)
-        FilmBenchSettings.__post_init__(self)
+        VideoBenchSettings.__post_init__(self)

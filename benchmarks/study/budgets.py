@@ -1,4 +1,4 @@
-"""How much each study trains on; every cell of a study gets the same."""
+"""The budgets of the study: data, clips seen, batch sizes and learning rates, the same for all cells."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from cmmixer.config.clip import ClipOptions
 from cmmixer.errors import SettingsError
 
 REGIMES = ("pairs", "pools")
-# Films are held once, and batches, weights and activations beside them.
-MEMORY_SHARE = 0.6
+# Part of the memory that the videos may take; the rest is for batches, weights and activations.
+MEMORY_FRACTION = 0.6
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a study spends.
+    """Data and compute of a study.
 
     Attributes:
         preset: size of the networks.
         geometry: preset whose frames, pixels and seconds the clips have.
-        difficulty: of the films; set so that the controls' R@1 neither sticks at 0 nor at 1.
-        films: regime `pairs`: films to train on.
-        pool: regime `pools`: films that give their pictures only, and as many others that give their sound only.
-        pairs: regime `pools`: films, again others, to fine-tune on.
-        gallery: candidates.
-        pretrain_views, finetune_views: clips seen by each stage.
+        difficulty: of the videos; chosen so that R@1 of the controls is neither 0 nor 1.
+        videos: regime `pairs`: number of training videos.
+        pool: regime `pools`: number of silent videos, and of sounds of other videos.
+        pairs: regime `pools`: number of videos to fine-tune on, different from both.
+        gallery: number of candidates.
+        pretrain_views, finetune_views: clips seen in each stage.
         pretrain_batch, finetune_batch: clips per step.
-        pretrain_lr, finetune_lr: peak step sizes.
+        pretrain_lr, finetune_lr: peak learning rates.
         seeds: of a full study.
-        words: what it is, for the head of the document.
+        description: for the heading of the document.
     """
 
     preset: str
     geometry: str
     difficulty: str
-    films: int
+    videos: int
     pool: int
     pairs: int
     gallery: int
@@ -47,53 +47,53 @@ class Budget:
     pretrain_lr: float
     finetune_lr: float
     seeds: tuple[int, ...]
-    words: str
+    description: str
 
     @property
     def clip(self) -> ClipSettings:
-        """Geometry of the clips."""
+        """Returns the geometry of the clips."""
         return ClipOptions().clip_settings(self.geometry)
 
-    def film_bytes(self) -> int:
-        """Bytes of the films of the larger regime: pictures of one byte a number, mel pictures of two."""
+    def video_bytes(self) -> int:
+        """Returns the bytes of all videos of the larger regime: uint8 frames and float16 mel spectrograms."""
         clip = self.clip
-        # Films of the pools are rendered whole, though only one of their senses is used.
-        films = max(self.films, 2 * self.pool + self.pairs) + self.gallery
-        return films * clip.frames * clip.height * clip.width * (3 + 2)
+        # Videos of the pools are rendered with both modalities, though only one is used.
+        videos = max(self.videos, 2 * self.pool + self.pairs) + self.gallery
+        return videos * clip.frames * clip.height * clip.width * (3 + 2)
 
 
 BUDGETS = {
     "smoke": Budget(
         "nano", "nano", "easy", 128, 128, 64, 100, 320, 160, 16, 32, 3e-4, 1e-3, (0,),
-        "a look whether everything runs; its figures say nothing about methods",
+        "a smoke test; its figures say nothing about methods",
     ),
     "cpu": Budget(
         "nano", "nano", "easy", 1_200, 4_800, 300, 1_000, 19_200, 9_600, 16, 64, 3e-4, 1e-3, (0, 1, 2),
-        "what two CPU cores can do in an evening: very small networks, easy films",
+        "very small networks on easy videos, an evening on two CPU cores",
     ),
     "cpu-hard": Budget(
         "nano", "nano", "hard", 1_200, 4_800, 300, 1_000, 19_200, 9_600, 16, 64, 3e-4, 1e-3, (0, 1, 2),
-        "the same on hard films, too hard for networks so small: a look at how far it is",
+        "the same on hard videos, which are too hard for such small networks",
     ),
     "gpu": Budget(
         "small", "tiny", "hard", 100_000, 100_000, 1_000, 1_000, 3_000_000, 1_000_000, 256, 256, 3e-4, 5e-4, (0, 1, 2),
-        "small networks on hard films of 112 pixels, for one GPU",
+        "small networks on hard videos of 112 pixels, for one GPU",
     ),
 }  # fmt: skip
 
 
-def check_memory(budget: Budget, bytes_there: int | None = None) -> None:
-    """Refuses a budget whose films do not fit.
+def check_memory(budget: Budget, available_bytes: int | None = None) -> None:
+    """Refuses a budget whose videos do not fit into memory.
 
     Raises:
-        SettingsError: says how much is needed and how much is there.
+        SettingsError: with the memory needed and available.
     """
     preset(budget.preset)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if bytes_there is None else bytes_there
-    # Twice: as read from the cache and as joined, and on a GPU's machine once more on the GPU.
-    needed = 2 * budget.film_bytes()
-    if needed > MEMORY_SHARE * there:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if available_bytes is None else available_bytes
+    # Twice: as read from the cache and as concatenated.
+    needed = 2 * budget.video_bytes()
+    if needed > MEMORY_FRACTION * available:
         raise SettingsError(
-            f"--budget: its films take {needed / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB are there, of which "
-            f"{MEMORY_SHARE:.0%} may be used; take a smaller budget or a larger machine"
+            f"--budget: its videos need {needed / 1e9:.1f} GB of memory, expected at most {MEMORY_FRACTION:.0%} of the "
+            f"{available / 1e9:.1f} GB of this machine; choose a smaller budget or a larger machine"
         )

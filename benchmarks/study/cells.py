@@ -1,4 +1,4 @@
-"""The rows of the study. A row is a way of starting the towers; films, fine-tuning and evaluation are the same for all."""
+"""The cells of the study: ways of training the towers. Videos, evaluation and everything a cell does not name are the same for all."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from typing import Any
 from cmmixer.config import MixerSettings
 from cmmixer.errors import SettingsError
 
-# Beta(alpha, alpha) so near its ends that lambda is 0 or 1: whole frames (mode image) are all picture or all sound.
-WHOLE = 1e-3
+# Beta(alpha, alpha) with so small an alpha yields almost only 0 and 1. In mode `image`, whole frames are then all video or all audio.
+SWAP_ALPHA = 1e-3
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way.
+    """One way of training.
 
     Attributes:
-        words: what the table calls it.
-        pretrain: none · plain (each sense alone, arXiv 2111.06377) · mixed (arXiv 2308.13820) · cavmae (arXiv 2210.07839).
-        handed_on: part of pre-training's clips that fine-tuning gets instead.
-        handed_arithmetic: fine-tuning gets as many clips more as cost what mixed pre-training would have cost.
+        title: name in the tables.
+        pretrain: none · plain (each modality alone, arXiv 2111.06377) · mixed (arXiv 2308.13820) · cavmae (arXiv 2210.07839).
+        contrastive_share: fraction of the clips of pre-training that fine-tuning gets instead.
+        match_flops: fine-tuning gets as many extra clips as cost the FLOP of mixed pre-training.
         mixer: of `mixed`.
         mask_ratio: of pre-training.
-        norm_pix: targets standardised per patch.
-        contrast: weight of a contrastive term inside the pre-training of `mixed`.
-        shared_tower: one encoder for both senses.
-        frames_apart: towers look at each frame by itself.
-        frame_weight: part of the fine-tuning loss that contrasts single frames.
-        canonical: heads start at the canonical correlations of the training pairs.
-        finetune_mask: part of the tokens dropped while fine-tuning.
-        sequence: part of the fine-tuning's loss that contrasts frames in their order instead of whole clips.
-        pair_mix: probability that a clip's frames come from several clips while fine-tuning; see `cmmixer.models.pair_mixup`.
+        norm_pix: reconstruction targets are normalized per patch.
+        contrastive_weight: weight of a contrastive term in the pre-training of `mixed`.
+        shared_tower: one encoder for both modalities.
+        frame_level: towers encode each frame by itself.
+        frame_weight: weight of the frame-level contrastive loss in fine-tuning.
+        cca_init: heads are initialized by CCA of the training pairs.
+        finetune_mask: fraction of the tokens dropped in fine-tuning.
+        sequence: weight of a contrastive loss on frames in their order, instead of whole clips, in fine-tuning.
+        frame_mixup: probability of cross-clip frame mixup in fine-tuning; see `cmmixer.models.frame_mixup`.
     """
 
-    words: str
+    title: str
     pretrain: str = "mixed"
-    handed_on: float = 0.0
-    handed_arithmetic: bool = False
+    contrastive_share: float = 0.0
+    match_flops: bool = False
     mixer: MixerSettings = field(default_factory=MixerSettings)
     mask_ratio: float = 0.75
     norm_pix: bool = False
-    contrast: float = 0.0
+    contrastive_weight: float = 0.0
     shared_tower: bool = False
-    frames_apart: bool = False
+    frame_level: bool = False
     frame_weight: float = 0.0
-    canonical: bool = False
+    cca_init: bool = False
     finetune_mask: float = 0.0
     sequence: float = 0.0
-    pair_mix: float = 0.0
+    frame_mixup: float = 0.0
 
 
 def _cutmix(mode: str) -> MixerSettings:
@@ -61,113 +61,104 @@ def _mixup(mode: str) -> MixerSettings:
     return MixerSettings(mixup_mode=mode, cutmix_alpha=0.0)
 
 
-def _apart(words: str, **values: Any) -> Cell:
+def _cca(title: str, **values: Any) -> Cell:
+    return Cell(f"{title}, CCA-initialized heads", cca_init=True, **values)
+
+
+def _cca_frame_mixup(title: str, **values: Any) -> Cell:
+    return Cell(f"{title}, CCA-initialized heads, cross-clip frame mixup", cca_init=True, frame_mixup=1.0, **values)
+
+
+def _frame_level(title: str, **values: Any) -> Cell:
     return Cell(
-        f"{words}, canonical heads, frames apart", canonical=True, frames_apart=True, frame_weight=1.0, **values
+        f"{title}, CCA-initialized heads, frame-level", cca_init=True, frame_level=True, frame_weight=1.0, **values
     )
 
 
-def _dealt(words: str, **values: Any) -> Cell:
+def _frame_level_mixup(title: str, **values: Any) -> Cell:
+    # The loss is on whole clips here, since the other frames of a clip come from other videos.
     return Cell(
-        f"{words}, canonical heads, frames apart, pair mixing",
-        canonical=True, frames_apart=True, pair_mix=1.0, **values,
-    )  # fmt: skip
+        f"{title}, CCA-initialized heads, frame-level, cross-clip frame mixup",
+        cca_init=True,
+        frame_level=True,
+        frame_mixup=1.0,
+        **values,
+    )
 
 
-FRAMES = MixerSettings(mixup_mode="image", mixup_alpha=WHOLE, cutmix_alpha=0.0)
+FRAME_SWAP = MixerSettings(mixup_mode="image", mixup_alpha=SWAP_ALPHA, cutmix_alpha=0.0)
+_BASELINE = "no pre-training (baseline)"
+_CONTRASTIVE = "contrastive training only, all clips"
+_PAPER = "image, cutmix or mixup (the paper's)"
+_HALF = "half of its clips for contrastive training"
 
 CELLS = {
-    "scratch": Cell("from scratch", "none"),
-    "contrast": Cell("contrast only, whole budget of clips", "none", handed_on=1.0),
-    "contrast-equal": Cell("contrast only, arithmetic of the mixed rows", "none", handed_arithmetic=True),
-    "plain": Cell("plain MAE, each sense alone", "plain"),
+    "baseline": Cell(_BASELINE, "none"),
+    "contrastive": Cell(_CONTRASTIVE, "none", contrastive_share=1.0),
+    "contrastive-equal": Cell("contrastive training only, FLOP of the mixed rows", "none", match_flops=True),
+    "plain": Cell("plain MAE, each modality alone", "plain"),
     "cavmae": Cell("CAV-MAE-style", "cavmae", norm_pix=True),
     "pixel": Cell("pixel", mixer=MixerSettings(mixup_mode="pixel")),
     "patch": Cell("patch", mixer=MixerSettings(mixup_mode="patch")),
-    "image": Cell("image, cutmix or mixup (the paper's)"),
+    "image": Cell(_PAPER),
     "image-cutmix": Cell("image, cutmix", mixer=_cutmix("image")),
     "image-mixup": Cell("image, mixup", mixer=_mixup("image")),
     "video": Cell("video, cutmix or mixup", mixer=MixerSettings(mixup_mode="video")),
     "video-cutmix": Cell("video, cutmix", mixer=_cutmix("video")),
     "video-mixup": Cell("video, mixup", mixer=_mixup("video")),
     "half-mixed": Cell("image, half of the clips unmixed", mixer=MixerSettings(mixup_prob=0.5)),
-    "unmixed": Cell("no mix: one sense in, both given back", mixer=MixerSettings(mixup_prob=0.0)),
-    "mask-50": Cell("image, half masked", mask_ratio=0.5),
-    "mask-90": Cell("image, nine tenths masked", mask_ratio=0.9),
+    "unmixed": Cell("no mix: one modality in, both reconstructed", mixer=MixerSettings(mixup_prob=0.0)),
+    "mask-50": Cell("image, mask ratio 0.5", mask_ratio=0.5),
+    "mask-90": Cell("image, mask ratio 0.9", mask_ratio=0.9),
     "shared": Cell("image, one shared tower", shared_tower=True),
-    "frames": Cell("whole frames swapped", mixer=FRAMES),
-    "frames-norm-pix": Cell("whole frames swapped, norm_pix", mixer=FRAMES, norm_pix=True),
-    "frames-contrast": Cell("whole frames swapped, small contrastive term", mixer=FRAMES, contrast=0.1),
-    "frames-light-mask": Cell("whole frames swapped, a tenth masked in fine-tuning", mixer=FRAMES, finetune_mask=0.1),
-    "frames-canonical": Cell("whole frames swapped, canonical heads", mixer=FRAMES, canonical=True),
-    "plain-canonical": Cell("plain MAE, canonical heads", "plain", canonical=True),
-    "scratch-canonical": Cell("from scratch, canonical heads", "none", canonical=True),
-    "scratch-sequence": Cell(
-        "from scratch, canonical heads, half of the loss on frames in order", "none", canonical=True, sequence=0.5
+    "swap": Cell("frame swap", mixer=FRAME_SWAP),
+    "swap-norm-pix": Cell("frame swap, norm_pix", mixer=FRAME_SWAP, norm_pix=True),
+    "swap-contrastive": Cell("frame swap, small contrastive term", mixer=FRAME_SWAP, contrastive_weight=0.1),
+    "swap-light-mask": Cell("frame swap, mask ratio 0.1 in fine-tuning", mixer=FRAME_SWAP, finetune_mask=0.1),
+    "swap-cca": _cca("frame swap", mixer=FRAME_SWAP),
+    "plain-cca": _cca("plain MAE", pretrain="plain"),
+    "baseline-cca": _cca(_BASELINE, pretrain="none"),
+    "baseline-sequence": Cell(
+        f"{_BASELINE}, CCA-initialized heads, half of the loss on frames in order", "none", cca_init=True, sequence=0.5
     ),
-    "scratch-pair-mix": Cell("from scratch, canonical heads, pair mixing", "none", canonical=True, pair_mix=1.0),
-    "plain-pair-mix": Cell("plain MAE, canonical heads, pair mixing", "plain", canonical=True, pair_mix=1.0),
-    "frames-pair-mix": Cell(
-        "whole frames swapped, canonical heads, pair mixing", mixer=FRAMES, canonical=True, pair_mix=1.0
+    "baseline-frame-mixup": _cca_frame_mixup(_BASELINE, pretrain="none"),
+    "plain-frame-mixup": _cca_frame_mixup("plain MAE", pretrain="plain"),
+    "swap-frame-mixup": _cca_frame_mixup("frame swap", mixer=FRAME_SWAP),
+    "contrastive-cca": _cca(_CONTRASTIVE, pretrain="none", contrastive_share=1.0),
+    "contrastive-frame-mixup": _cca_frame_mixup(_CONTRASTIVE, pretrain="none", contrastive_share=1.0),
+    "swap-half": _cca(f"frame swap, {_HALF}", mixer=FRAME_SWAP, contrastive_share=0.5),
+    "swap-half-frame-mixup": _cca_frame_mixup(f"frame swap, {_HALF}", mixer=FRAME_SWAP, contrastive_share=0.5),
+    # The towers encode one frame or audio window at a time, and each is contrasted with all of the batch.
+    "frame-level": _frame_level(_BASELINE, pretrain="none"),
+    "frame-level-plain": _frame_level("plain MAE", pretrain="plain"),
+    "frame-level-image": _frame_level(_PAPER),
+    "frame-level-swap": _frame_level("frame swap", mixer=FRAME_SWAP),
+    "frame-level-swap-half": _frame_level(f"frame swap, {_HALF}", mixer=FRAME_SWAP, contrastive_share=0.5),
+    "frame-level-image-half": _frame_level(f"{_PAPER}, {_HALF}", contrastive_share=0.5),
+    "frame-level-plain-half": _frame_level(f"plain MAE, {_HALF}", pretrain="plain", contrastive_share=0.5),
+    "frame-level-contrastive": _frame_level(_CONTRASTIVE, pretrain="none", contrastive_share=1.0),
+    "frame-level-frame-mixup": _frame_level_mixup(_BASELINE, pretrain="none"),
+    "frame-level-plain-frame-mixup": _frame_level_mixup("plain MAE", pretrain="plain"),
+    "frame-level-swap-frame-mixup": _frame_level_mixup("frame swap", mixer=FRAME_SWAP),
+    "frame-level-swap-half-frame-mixup": _frame_level_mixup(
+        f"frame swap, {_HALF}", mixer=FRAME_SWAP, contrastive_share=0.5
     ),
-    "contrast-canonical": Cell(
-        "contrast only, whole budget of clips, canonical heads", "none", handed_on=1.0, canonical=True
-    ),
-    "contrast-pair-mix": Cell(
-        "contrast only, whole budget of clips, canonical heads, pair mixing",
-        "none",
-        handed_on=1.0,
-        canonical=True,
-        pair_mix=1.0,
-    ),
-    "frames-half": Cell(
-        "whole frames swapped, half of its clips to the contrast, canonical heads",
-        mixer=FRAMES,
-        handed_on=0.5,
-        canonical=True,
-    ),
-    "frames-half-pair-mix": Cell(
-        "whole frames swapped, half of its clips to the contrast, canonical heads, pair mixing",
-        mixer=FRAMES,
-        handed_on=0.5,
-        canonical=True,
-        pair_mix=1.0,
-    ),
-    # The towers see one frame or sound window at a time, and each is contrasted with all of the batch.
-    "apart": _apart("from scratch", pretrain="none"),
-    "apart-plain": _apart("plain MAE", pretrain="plain"),
-    "apart-image": _apart("image, cutmix or mixup (the paper's)"),
-    "apart-frames": _apart("whole frames swapped", mixer=FRAMES),
-    "apart-half": _apart("whole frames swapped, half of its clips to the contrast", mixer=FRAMES, handed_on=0.5),
-    "apart-image-half": _apart(
-        "image, cutmix or mixup (the paper's), half of its clips to the contrast", handed_on=0.5
-    ),
-    "apart-plain-half": _apart("plain MAE, half of its clips to the contrast", pretrain="plain", handed_on=0.5),
-    "apart-contrast": _apart("contrast only, whole budget of clips", pretrain="none", handed_on=1.0),
-    # Frames dealt out anew among clips, and seen one by one: the contrast is of whole clips, since a clip's other frames come
-    # from other films.
-    "apart-pair-mix": _dealt("from scratch", pretrain="none"),
-    "apart-plain-pair-mix": _dealt("plain MAE", pretrain="plain"),
-    "apart-frames-pair-mix": _dealt("whole frames swapped", mixer=FRAMES),
-    "apart-half-pair-mix": _dealt(
-        "whole frames swapped, half of its clips to the contrast", mixer=FRAMES, handed_on=0.5
-    ),
-    "apart-contrast-pair-mix": _dealt("contrast only, whole budget of clips", pretrain="none", handed_on=1.0),
+    "frame-level-contrastive-frame-mixup": _frame_level_mixup(_CONTRASTIVE, pretrain="none", contrastive_share=1.0),
 }
-# What every other row is held against.
-CONTROLS = ("scratch", "contrast", "contrast-equal", "plain", "cavmae")
+# Every other cell is compared with these.
+CONTROLS = ("baseline", "contrastive", "contrastive-equal", "plain", "cavmae")
 
 
-def chosen(names: Iterable[str]) -> dict[str, Cell]:
-    """The cells of these names, all of them where none is named.
+def select_cells(names: Iterable[str]) -> dict[str, Cell]:
+    """Returns the cells with these names, or all cells if there are no names.
 
     Raises:
-        SettingsError: an unknown name; the message has the nearest good one.
+        SettingsError: a name is unknown; the message has the closest known name.
     """
     names = list(names)
     for name in names:
         if name not in CELLS:
             near = difflib.get_close_matches(name, CELLS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(CELLS)}"
+            hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(CELLS)}"
             raise SettingsError(f"--cells: unknown cell {name!r}{hint}")
     return {name: CELLS[name] for name in names or CELLS}

@@ -1,4 +1,4 @@
-"""Clips of synthetic films as tensors that stay on the device: rendered once, kept in a cache, never encoded.
+"""Synthetic videos as tensors on the device: rendered once, cached, never encoded.
 
 Letters: N clips, T frames, H x W pixels.
 """
@@ -20,49 +20,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmmixer.config import ClipSettings
-from cmmixer.media.mel import MelPictures
+from cmmixer.media.mel import MelSpectrogram
 from cmmixer.models.frontend import FrontEnd
 from cmmixer.synthetic.render import synthetic_arrays
 from cmmixer.types import Statistics
 
+# Videos per file of the cache.
 CHUNK = 250
 
 
 @dataclass(frozen=True)
-class Films:
-    """One clip of each film, on the device.
+class Videos:
+    """One clip per video, on the device.
 
     Attributes:
-        video_NTCHW: uint8 pictures.
-        decibels_NT1HW: float16 mel pictures; made once, since no row of the study changes the sound before them.
-        sources: seed and number of each film; two sets share a film only if they share one of these.
-        sound_sources: of the films that gave the sounds; the same, but in the regime `pools`.
+        video_NTCHW: uint8 frames.
+        decibels_NT1HW: float16 mel spectrograms; computed once, since no cell augments the audio.
+        sources: seed and number of each video; identifies it.
+        audio_sources: of the videos that the audio comes from; different from `sources` in the regime `pools`.
     """
 
     video_NTCHW: Tensor
     decibels_NT1HW: Tensor
     sources: tuple[tuple[int, int], ...]
-    sound_sources: tuple[tuple[int, int], ...]
+    audio_sources: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
         return len(self.sources)
 
     @property
     def sha256(self) -> str:
-        """Of the list of films: the name of a gallery."""
+        """Returns the hash of the list of videos, which identifies a gallery."""
         return hashlib.sha256(repr(self.sources).encode()).hexdigest()
 
-    def to(self, device: torch.device) -> Films:
-        """The same films on another device."""
+    def to(self, device: torch.device) -> Videos:
+        """Copies the videos to another device."""
         return dataclasses.replace(
             self, video_NTCHW=self.video_NTCHW.to(device), decibels_NT1HW=self.decibels_NT1HW.to(device)
         )
 
     def statistics(self) -> Statistics:
-        """What pictures and mel pictures are standardised with."""
-        some = slice(0, 2000)
-        pixels = self.video_NTCHW[some].float().div_(255).transpose(0, 2).flatten(1)
-        decibels = self.decibels_NT1HW[some].float()
+        """Computes the statistics for normalization on at most 2,000 videos."""
+        sample = slice(0, 2000)
+        pixels = self.video_NTCHW[sample].float().div_(255).transpose(0, 2).flatten(1)
+        decibels = self.decibels_NT1HW[sample].float()
         mean, std = pixels.mean(1).tolist(), pixels.std(1).tolist()
         return Statistics(
             (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), float(decibels.mean()), float(decibels.std()),
@@ -70,31 +71,31 @@ class Films:
         )  # fmt: skip
 
 
-def unpaired(footage: Films, sounds: Films) -> Films:
-    """The regime `pools`: the pictures of some films beside the sounds of others; no sound's own picture is among them.
+def combine_unpaired(silent: Videos, sounds: Videos) -> Videos:
+    """Combines the frames of some videos with the audio of others, for the regime `pools`.
 
     Raises:
-        ValueError: unequal numbers, or a film that gives both.
+        ValueError: the numbers differ, or a video is in both sets.
     """
-    if len(footage) != len(sounds) or set(footage.sources) & set(sounds.sources):
-        raise ValueError("pools need as many sounds as footage, and of other films")
-    return Films(footage.video_NTCHW, sounds.decibels_NT1HW, footage.sources, sounds.sound_sources)
+    if len(silent) != len(sounds) or set(silent.sources) & set(sounds.sources):
+        raise ValueError("pools: expected as many sounds as silent videos, all of other videos")
+    return Videos(silent.video_NTCHW, sounds.decibels_NT1HW, silent.sources, sounds.audio_sources)
 
 
 class Inputs:
-    """Numbers of clips -> standardised pictures, each float32 [B, T, 3, H, W]."""
+    """Maps clip numbers to normalized frames and mel spectrograms, each float32 [B, T, 3, H, W]."""
 
-    def __init__(self, films: Films, clip: ClipSettings, statistics: Statistics) -> None:
-        self.films = films
-        self.frontend = FrontEnd(clip, statistics).to(films.video_NTCHW.device)
+    def __init__(self, videos: Videos, clip: ClipSettings, statistics: Statistics) -> None:
+        self.videos = videos
+        self.frontend = FrontEnd(clip, statistics).to(videos.video_NTCHW.device)
 
     def __call__(self, rows_B: Tensor) -> tuple[Tensor, Tensor]:
-        video = self.frontend.standardise_video(self.frontend.pixels01(self.films.video_NTCHW[rows_B]))
-        audio = self.frontend.standardise_audio(self.films.decibels_NT1HW[rows_B].float())
+        video = self.frontend.normalize_video(self.frontend.pixels01(self.videos.video_NTCHW[rows_B]))
+        audio = self.frontend.normalize_audio(self.videos.decibels_NT1HW[rows_B].float())
         return video, audio
 
 
-def films(
+def load_videos(
     count: int,
     clip: ClipSettings,
     *,
@@ -102,22 +103,22 @@ def films(
     difficulty: str,
     cache: Path,
     workers: int,
-    told: Callable[[str], None],
+    report: Callable[[str], None],
     twins: bool = False,
     twin_ahead_seconds: float | None = None,
-) -> Films:
-    """Renders the first `count` films of a seed, or reads what was rendered before.
+) -> Videos:
+    """Renders the first `count` videos of a seed, or loads them from the cache.
 
     Args:
-        count: N.
+        count: number of videos.
         clip: geometry.
-        seed: films of different seeds share nothing.
+        seed: videos of different seeds have nothing in common.
         difficulty: easy, medium or hard.
-        cache: folder that keeps them.
-        workers: processes.
-        told: progress in words.
-        twins: films 2k and 2k + 1 differ in their timing only.
-        twin_ahead_seconds: by how much; left out, their timing is drawn anew.
+        cache: folder of rendered videos.
+        workers: rendering processes.
+        report: receives progress messages.
+        twins: videos 2k and 2k + 1 differ in their timing only.
+        twin_ahead_seconds: by how much; None: the timing of the second twin is drawn independently.
     """
     kind = f"{difficulty}-twins" if twins else difficulty
     if twin_ahead_seconds is not None:
@@ -125,33 +126,34 @@ def films(
     folder = cache / f"{kind}-{clip.frames}x{clip.height}x{clip.width}-{clip.clip_seconds:g}s-seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, count, CHUNK)
-    missing = [first for first in firsts if not _file(folder, first).exists()]
+    missing = [first for first in firsts if not _chunk_path(folder, first).exists()]
     if missing:
-        told(f"rendering {len(missing) * CHUNK} {difficulty} films of seed {seed}")
+        report(f"rendering {len(missing) * CHUNK} {difficulty} videos of seed {seed}")
         make = partial(
-            _render, folder=folder, clip=clip, seed=seed, difficulty=difficulty, twins=twins,
+            _render, count=CHUNK, folder=folder, clip=clip, seed=seed, difficulty=difficulty, twins=twins,
             twin_ahead_seconds=twin_ahead_seconds,
         )  # fmt: skip
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             list(pool.map(make, missing))
-    videos: list[NDArray[np.uint8]] = []
-    sounds: list[NDArray[np.float16]] = []
+    frame_chunks: list[NDArray[np.uint8]] = []
+    decibel_chunks: list[NDArray[np.float16]] = []
     for first in firsts:
-        with np.load(_file(folder, first)) as chunk:
-            videos.append(chunk["video"])
-            sounds.append(chunk["decibels"])
-    video, decibels = np.concatenate(videos)[:count], np.concatenate(sounds)[:count]
+        with np.load(_chunk_path(folder, first)) as chunk:
+            frame_chunks.append(chunk["video"])
+            decibel_chunks.append(chunk["decibels"])
+    video, decibels = np.concatenate(frame_chunks)[:count], np.concatenate(decibel_chunks)[:count]
     sources = tuple((seed, row) for row in range(count))
-    return Films(torch.from_numpy(video), torch.from_numpy(decibels), sources, sources)
+    return Videos(torch.from_numpy(video), torch.from_numpy(decibels), sources, sources)
 
 
-def _file(folder: Path, first: int) -> Path:
+def _chunk_path(folder: Path, first: int) -> Path:
     return folder / f"{first:07d}.npz"
 
 
 def _render(
     first: int,
     *,
+    count: int,
     folder: Path,
     clip: ClipSettings,
     seed: int,
@@ -159,14 +161,14 @@ def _render(
     twins: bool,
     twin_ahead_seconds: float | None,
 ) -> None:
-    """One chunk into its file, which appears whole or not at all."""
+    """Renders one chunk into its file, atomically."""
     torch.set_num_threads(1)
     clips = synthetic_arrays(
-        CHUNK, clip, seed=seed, difficulty=difficulty, first=first, twins=twins, twin_ahead_seconds=twin_ahead_seconds
+        count, clip, seed=seed, difficulty=difficulty, first=first, twins=twins, twin_ahead_seconds=twin_ahead_seconds
     )
-    mel = MelPictures(clip)
+    mel = MelSpectrogram(clip)
     parts = [mel(part) for part in torch.from_numpy(clips.audio_NTS).split(25)]
     decibels = torch.cat(parts).to(torch.float16).numpy()
     partial_file = folder / f"{first:07d}.part.npz"
     np.savez(partial_file, video=clips.video_NTCHW, decibels=decibels)
-    partial_file.replace(_file(folder, first))
+    partial_file.replace(_chunk_path(folder, first))

@@ -16,8 +16,8 @@ _log = logging.getLogger(__name__)
 def _drawn(node: nodes.Element, *, as_block: bool) -> str:
     try:
         formula: str = tex2mathml(node.astext(), as_block=as_block)
-    except MathError as fault:
-        _log.warning("formula %s: %s", node.astext(), fault, location=node)
+    except MathError as error:
+        _log.warning("formula %s: %s", node.astext(), error, location=node)
         return ""
     return formula
 

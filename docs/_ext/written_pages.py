@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ import cmmixer
 from cmmixer.cli.commands import COMMANDS, Command
 from cmmixer.cli.parser import build
 from cmmixer.config import ServeSettings
+from cmmixer.config.fields import KEYWORDS
 from cmmixer.server.app import create_app
 from cmmixer.server.service import Service
 
@@ -55,12 +56,12 @@ def _flag(action: argparse.Action) -> str:
     value = f" {action.metavar}" if action.metavar and action.option_strings and action.nargs != 0 else ""
     names = [f"{name}{value}" for name in action.option_strings] or [str(action.metavar)]
     # No capital: many begin with a value that is typed as it stands.
-    told = [f"{_prose((action.help or '').replace('%%', '%'))}."]
+    message = [f"{_prose((action.help or '').replace('%%', '%'))}."]
     if action.required:
-        told.append("Required.")
+        message.append("Required.")
     elif action.option_strings and action.default is not None:
-        told.append(f"Default: `{_shown(action.default)}`.")
-    return f":::{{option}} {', '.join(names)}\n{' '.join(told)}\n:::"
+        message.append(f"Default: `{_shown(action.default)}`.")
+    return f":::{{option}} {', '.join(names)}\n{' '.join(message)}\n:::"
 
 
 def _shown(default: Any) -> str:
@@ -70,11 +71,21 @@ def _shown(default: Any) -> str:
 # ---------------------------------------------------------------------------------------------------------- Python API
 
 
+# Documented beside the class that they return.
+_ELSEWHERE = {"load", "from_pretrained"}
+
+
 def functions() -> str:
-    """The public functions: those of the commands first, in their order."""
-    ordered = [name for name in COMMANDS if name in cmmixer.__all__]
-    ordered += [name for name in cmmixer.__all__ if name not in ordered and name.islower() and name[0] != "_"]
-    return _autodoc(f".. autofunction:: cmmixer.{name}" for name in ordered)
+    """The public functions: those of the commands first, in their order, then the others."""
+    commands = [name for name in COMMANDS if name in cmmixer.__all__]
+    others = [name for name in cmmixer.__all__ if name.islower() and name[0] != "_" and name not in COMMANDS]
+    return _autodoc(
+        [
+            # A command's fields are listed once, on the page of the command line.
+            *(f".. autofunction:: cmmixer.{name}(settings=None, /, progress=None, **fields)" for name in commands),
+            *(f".. autofunction:: cmmixer.{name}" for name in others if name not in _ELSEWHERE),
+        ]
+    )
 
 
 def settings() -> str:
@@ -89,7 +100,7 @@ def settings() -> str:
     return "\n\n".join(rows)
 
 
-def _autodoc(lines: Iterator[str]) -> str:
+def _autodoc(lines: Iterable[str]) -> str:
     return "```{eval-rst}\n" + "\n\n".join(lines) + "\n```"
 
 
@@ -137,12 +148,12 @@ def _kind(name: str, kind: dict[str, Any]) -> str:
 
 def _field(entry: dict[str, Any], schema: dict[str, Any], required: bool) -> str:
     about = entry.get("description") or schema.get("description") or ""
-    told = [f"{_type(schema)}{', required' if required else ''}."]
+    message = [f"{_type(schema)}{', required' if required else ''}."]
     if about:
-        told.append(_sentence(about))
+        message.append(_sentence(about))
     if schema.get("default") not in (None, []):
-        told.append(f"Default: `{_shown(schema['default'])}`.")
-    return f"`{entry['name']}`\n: {' '.join(told)}"
+        message.append(f"Default: `{_shown(schema['default'])}`.")
+    return f"`{entry['name']}`\n: {' '.join(message)}"
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -178,10 +189,10 @@ def _sentence(text: str) -> str:
 
 def _prose(text: str) -> str:
     """Text of the package as Markdown: code in backticks and flags become code, nothing else is taken for markup."""
-    pieces = re.split(r"(`[^`]*`|(?<![\w`-])--[a-z][a-z_]*)", text)
+    chunks = re.split(r"(`[^`]*`|(?<![\w`-])--[a-z][a-z_]*)", text)
     return "".join(
-        f"`{piece.strip('`')}`" if number % 2 else re.sub(r"([\\*_\[\]<>{}$|#~])", r"\\\1", piece)
-        for number, piece in enumerate(pieces)
+        f"`{chunk.strip('`')}`" if number % 2 else re.sub(r"([\\*_\[\]<>{}$|#~])", r"\\\1", chunk)
+        for number, chunk in enumerate(chunks)
     )
 
 
@@ -196,8 +207,15 @@ def _draw_dashes(app: Sphinx, tree: nodes.document) -> None:
             text.parent.replace(text, nodes.Text(" – "))
 
 
+def _cut_fields(app: Sphinx, kind: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Removes the fields of a command's settings from its docstring."""
+    if KEYWORDS in lines:
+        del lines[lines.index(KEYWORDS) :]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the writing."""
     app.connect("source-read", _write)
     app.connect("doctree-read", _draw_dashes)
+    app.connect("autodoc-process-docstring", _cut_fields, priority=1)  # before Napoleon
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

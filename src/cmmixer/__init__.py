@@ -1,9 +1,15 @@
-"""CMMixer learns which sound belongs to which picture, and turns a folder of videos into a search engine.
+"""CMMixer learns which sound belongs to which picture, and makes a folder of videos searchable.
 
     import cmmixer
+
     model = cmmixer.load("runs/quickstart/finetune")
-    model.encode_video(["silent.mp4"])     # float32 [1, E], unit length
-    cmmixer.mix(video, audio, mode="image", generator=generator)
+    model.encode_video(["silent.mp4"])               # unit vectors, float32 [1, E]
+
+    index = cmmixer.Index("library")
+    index.add(model, "videos/")
+    index.search("silent.mp4", target="audio", k=5)  # hits with path, start_seconds, end_seconds, score
+
+    cmmixer.pretrain(data="videos/", epochs=20)      # every command is a function of the same name
 
 The public names are listed in `__init__.pyi`, for type checkers and for this module. Each is imported when it is first used, so
 `import cmmixer` costs nothing.

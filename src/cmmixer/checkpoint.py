@@ -1,15 +1,15 @@
-"""A checkpoint is a folder a person can look into, and it knows its parents.
+"""Checkpoints: folders with the weights, metadata and optimizer state of a training run.
 
     runs/x/                          a run
       latest                         name of the newest checkpoint
       log.jsonl                      one line per logged step
       checkpoints/step-00000400/     a checkpoint
-        weights.safetensors          the network, nothing else; no pickle anywhere
-        card.json                    what it is, how it was made, from what
-        training/*.safetensors       the optimiser's state, to go on exactly: one file, or one of each process (`train.saving`)
-        training.json                where training stood, and which files there must be
+        weights.safetensors          the network's tensors
+        metadata.json                what the network is, how it was trained, and from which parent
+        training/*.safetensors       optimizer state for resuming: one file, or one per process (`train.resume`)
+        training.json                the training progress, and the names of the files in training/
 
-Every function takes a run's folder or a checkpoint's.
+Nothing is pickled. Every function takes the folder of a run or of a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import safetensors
 import safetensors.torch
@@ -30,42 +30,53 @@ import torch
 from torch import Tensor, nn
 
 from cmmixer.config import ClipSettings, ModelSettings
-from cmmixer.config.base import from_dict
-from cmmixer.errors import CheckpointError, SettingsError
+from cmmixer.errors import CheckpointError
 from cmmixer.models.classifier import Classifier
 from cmmixer.models.mae import MaskedAutoencoder
 from cmmixer.models.retriever import Retriever
-from cmmixer.storage.files import explain_full_disk, folder_written_whole, write_atomically
+from cmmixer.storage.files import atomic_folder, explain_full_disk, write_atomically
+from cmmixer.storage.folder import LocalFolder
+from cmmixer.storage.metadata import FolderMetadata, MetadataFile
 from cmmixer.types import Statistics
 
-FORMAT = 1
-STATE = "training"
-# What made each kind; `build` makes its network.
+WEIGHTS, PROGRESS, STATE = "weights.safetensors", "training.json", "training"
+# The command that trains each kind of network.
 COMMANDS = {"mae": "pretrain", "retriever": "finetune", "classifier": "probe --mode finetune"}
+
+_OLD_METADATA = "card.json"  # format 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a checkpoint is. Everything needed to build and use the network again stands here.
+class Metadata(FolderMetadata):
+    """What a checkpoint is: everything needed to build and use its network again.
 
     Attributes:
         kind: `mae` (pretrain), `retriever` (finetune) or `classifier` (probe --mode finetune).
         model: sizes of the network.
         clip: geometry of a clip.
-        statistics: what pictures and mel pictures are standardised with.
-        options: the network's further arguments, by name.
-        settings: the command's settings, by name.
-        step: optimiser steps done.
-        epoch: epochs done, with fraction.
+        statistics: means and standard deviations that frames and mel spectrograms are normalized with.
+        options: further arguments of the network, by name.
+        settings: settings of the command, by name.
+        step: optimizer steps done.
+        epoch: epochs done, with a fraction.
         clips_seen: clips seen, over all processes.
-        parent: model id of the checkpoint the network started from.
-        data: what it was trained on: path, clips, sources, skipped.
-        metrics: the newest training figures.
-        model_id: sha256 of weights.safetensors; vectors of another id do not compare.
-        version: of this package.
-        torch_version: of torch.
-        format: of this folder.
+        parent: model id of the checkpoint that training started from.
+        data: the training data: path, number of clips, sources and skipped files.
+        metrics: losses of the last step.
+        model_id: sha256 of weights.safetensors. Vectors of different ids cannot be compared.
+        version: version of this package.
+        torch_version: version of torch.
     """
+
+    FILE: ClassVar = MetadataFile(
+        what="checkpoint",
+        name="metadata.json",
+        format=2,
+        error=CheckpointError,
+        make="give a run or checkpoint folder as `cmmixer pretrain` or `finetune` writes it",
+        remake="train it again",
+        repair="take another checkpoint of the run",
+    )
 
     kind: str
     model: ModelSettings
@@ -82,80 +93,202 @@ class Card:
     model_id: str = ""
     version: str = ""
     torch_version: str = ""
-    format: int = FORMAT
-
-    def as_json(self) -> dict[str, Any]:
-        """The card as plain JSON values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any], where: str) -> Card:
-        """The card out of its JSON.
-
-        Raises:
-            SettingsError: an unknown key.
-            KeyError, TypeError: a missing or ill-typed one.
-        """
-        values = dict(values)
-        for name, group in (("model", ModelSettings), ("clip", ClipSettings), ("statistics", Statistics)):
-            values[name] = from_dict(group, values[name], f"{where}: {name}")
-        # Options and settings stay as they are in JSON, lists included.
-        unknown = sorted(set(values) - {entry.name for entry in dataclasses.fields(cls)})
-        if unknown:
-            raise SettingsError(f"{where}: unknown keys: {', '.join(unknown)}")
-        return cls(**values)
 
 
-def build(card: Card, seed: int = 0) -> nn.Module:
-    """The network of a card, freshly initialised from `seed`; torch's own generator is left as it was."""
+def build(metadata: Metadata, seed: int = 0) -> nn.Module:
+    """Builds the network that the metadata describes, initialized from `seed`; torch's global generator is not advanced."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if card.kind == "mae":
-            return MaskedAutoencoder(card.model, card.clip, **card.options)
-        if card.kind == "classifier":
-            return Classifier(card.model, card.clip, card.statistics, **card.options)
-        return Retriever(card.model, card.clip, card.statistics, **card.options)
+        if metadata.kind == "mae":
+            return MaskedAutoencoder(metadata.model, metadata.clip, **metadata.options)
+        if metadata.kind == "classifier":
+            return Classifier(metadata.model, metadata.clip, metadata.statistics, **metadata.options)
+        return Retriever(metadata.model, metadata.clip, metadata.statistics, **metadata.options)
 
 
-def save(run: Path, card: Card, weights: dict[str, Tensor], *, keep: int) -> Path:
-    """Writes a checkpoint of a network that nobody will train on: without an optimiser's state. See `written`.
+def load_model(path: str | Path, kind: str | None = None, device: str | torch.device = "cpu") -> nn.Module:
+    """Loads the network of a run or checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another kind than `kind`, or its tensors do not match its metadata.
+    """
+    metadata = load_metadata(path, *([] if kind is None else [kind]))
+    model = build(metadata)
+    load_tensors(model, load_weights(path, metadata), str(path))
+    return model.to(device).eval()
+
+
+def load_retriever(path: str | Path, device: str | torch.device = "cpu") -> Retriever:
+    """Loads the retriever of a finetune run, in evaluation mode; raises what `load_model` raises."""
+    model = load_model(path, "retriever", device)
+    assert isinstance(model, Retriever)
+    return model
+
+
+def load_metadata(path: str | Path, *kinds: str) -> Metadata:
+    """Reads the metadata of a run or checkpoint.
+
+    Args:
+        path: folder of a run or checkpoint.
+        kinds: the kinds that are accepted; none accepts all.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another format, or of another kind.
+    """
+    metadata = Metadata.read(LocalFolder(resolve(path)))
+    if kinds and metadata.kind not in kinds:
+        raise CheckpointError(
+            f"{path}: got a {metadata.kind} (from `cmmixer {COMMANDS[metadata.kind]}`), expected a {' or a '.join(kinds)}; "
+            f"run `cmmixer {COMMANDS[kinds[-1]]}` first"
+        )
+    return metadata
+
+
+def load_weights(path: str | Path, metadata: Metadata | None = None) -> dict[str, Tensor]:
+    """Reads the network's tensors by name and checks them against the sha256 in the metadata.
+
+    Args:
+        path: folder of a run or checkpoint.
+        metadata: its metadata, if the caller has read it already.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or altered.
+    """
+    folder = resolve(path)
+    file = folder / WEIGHTS
+    payload = _read_bytes(file)
+    model_id = (metadata or load_metadata(folder)).model_id
+    if hashlib.sha256(payload).hexdigest() != model_id:
+        raise CheckpointError(
+            f"{file}: the sha256 differs from the one in {Metadata.FILE.name}; the file is damaged, take another checkpoint of the run"
+        )
+    try:
+        return safetensors.torch.load(payload)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(
+            f"{file}: not a whole safetensors file ({error}); take another checkpoint of the run"
+        ) from error
+
+
+def load_progress(path: str | Path) -> dict[str, Any]:
+    """Reads the training progress and checks that the files of the optimizer state exist.
+
+    Raises:
+        CheckpointError: the progress is missing or damaged, or a file of the optimizer state is missing.
+    """
+    folder = resolve(path)
+    try:
+        progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text())
+        missing = [name for name in progress["files"] if not (folder / STATE / name).is_file()]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder}/{PROGRESS}: cannot be read ({error!r}), so training cannot resume from here; take another checkpoint of the "
+            "run, or --overwrite"
+        ) from error
+    if missing:
+        raise CheckpointError(
+            f"{folder}/{STATE}: {len(missing)} of {len(progress['files'])} files are missing, {missing[0]} is the first; "
+            "take another checkpoint of the run"
+        )
+    return progress
+
+
+def load_tensors(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Loads tensors into a network; names and shapes must match exactly.
+
+    Args:
+        model: the network.
+        weights: its tensors by name.
+        where: the checkpoint, for error messages.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or of another shape; the first three are named.
+    """
+    own = model.state_dict()
+    errors = [f"{name} is missing" for name in own if name not in weights]
+    errors += [f"{name} is not expected" for name in weights if name not in own]
+    errors += [
+        f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if errors:
+        more = f" and {len(errors) - 3} more" if len(errors) > 3 else ""
+        raise CheckpointError(f"{where}: a checkpoint of another shape: {'; '.join(errors[:3])}{more}")
+    model.load_state_dict(weights, strict=True)
+
+
+def resolve(path: str | Path) -> Path:
+    """Returns the folder of the checkpoint: `path` itself, or the newest checkpoint of the run `path`.
+
+    Raises:
+        CheckpointError: `path` is neither, or was written by an older version.
+    """
+    path = Path(path)
+    if (path / Metadata.FILE.name).is_file():
+        return path
+    if (path / "latest").is_file():
+        folder = path / "checkpoints" / (path / "latest").read_text().strip()
+        if (folder / Metadata.FILE.name).is_file():
+            return folder
+        _refuse_old(folder)
+        raise CheckpointError(
+            f"{path}: `latest` names {folder.name}, which does not exist; give one of {path}/checkpoints/"
+        )
+    _refuse_old(path)
+    what = (
+        f"a folder without {Metadata.FILE.name} or latest"
+        if path.is_dir()
+        else "nothing"
+        if not path.exists()
+        else "a file"
+    )
+    raise CheckpointError(
+        f"{path}: got {what}, expected a run or checkpoint folder as `cmmixer pretrain` or `finetune` writes it"
+    )
+
+
+def save(run: Path, metadata: Metadata, weights: dict[str, Tensor], *, keep: int) -> Path:
+    """Writes a checkpoint without optimizer state, from which no training can resume; see `create`.
 
     Returns:
         The checkpoint's folder.
     """
-    with written(run, card, weights, {}, keep=keep):
-        return run / "checkpoints" / folder_name(card)
+    with create(run, metadata, weights, {}, keep=keep):
+        return run / "checkpoints" / folder_name(metadata)
 
 
 @contextmanager
-def written(
-    run: Path, card: Card, weights: dict[str, Tensor], progress: dict[str, Any], *, keep: int
-) -> Iterator[Path]:
-    """Writes a checkpoint whole, points `latest` at it, and removes the oldest beyond `keep`.
+def create(
+    run: Path, metadata: Metadata, weights: dict[str, Tensor], progress: dict[str, Any], *, keep: int
+) -> Iterator[tuple[Path, Metadata]]:
+    """Creates a checkpoint atomically, points `latest` at it, and removes the oldest ones beyond `keep`.
 
     Args:
         run: the run's folder.
-        card: what the checkpoint is.
-        weights: of the network.
-        progress: where training stands.
-        keep: how many checkpoints stay.
+        metadata: what the checkpoint is; `model_id` and `torch_version` are filled in.
+        weights: tensors of the network.
+        progress: the training progress.
+        keep: how many checkpoints to keep.
 
     Yields:
-        A folder for files of the optimiser's state.
+        A folder to write the files of the optimizer state to, and the metadata as written.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; what was there before stays valid.
+        CheckpointError: the disk is full or the folder cannot be written; older checkpoints stay valid.
     """
-    folder = run / "checkpoints" / folder_name(card)
-    payload = safetensors.torch.save(contiguous(weights))
-    card = dataclasses.replace(card, model_id=hashlib.sha256(payload).hexdigest(), torch_version=str(torch.__version__))
-    with explain_full_disk(run, CheckpointError), folder_written_whole(folder) as temporary:
-        (temporary / "weights.safetensors").write_bytes(payload)
+    folder = run / "checkpoints" / folder_name(metadata)
+    payload = safetensors.torch.save(contiguous_copies(weights))
+    metadata = dataclasses.replace(
+        metadata, model_id=hashlib.sha256(payload).hexdigest(), torch_version=str(torch.__version__)
+    )
+    with explain_full_disk(run, CheckpointError), atomic_folder(folder) as temporary:
+        (temporary / WEIGHTS).write_bytes(payload)
         (temporary / STATE).mkdir()
-        yield temporary / STATE
+        yield temporary / STATE, metadata
         files = sorted(file.name for file in (temporary / STATE).iterdir())
-        (temporary / "training.json").write_text(json.dumps({**progress, "files": files}, indent=1))
-        (temporary / "card.json").write_text(json.dumps(card.as_json(), indent=1))
+        (temporary / PROGRESS).write_text(json.dumps({**progress, "files": files}, indent=1))
+        (temporary / Metadata.FILE.name).write_text(metadata.to_text())
     with explain_full_disk(run, CheckpointError):
         write_atomically(run / "latest", folder.name + "\n")
     for old in sorted(folder.parent.glob("step-*"))[:-keep]:
@@ -163,162 +296,28 @@ def written(
             shutil.rmtree(old, ignore_errors=True)
 
 
-def folder_name(card: Card) -> str:
-    """A checkpoint's name in its run."""
-    return f"step-{card.step:08d}"
+def folder_name(metadata: Metadata) -> str:
+    """Returns the name of a checkpoint's folder in its run."""
+    return f"step-{metadata.step:08d}"
 
 
-def resolve(path: str | Path) -> Path:
-    """The checkpoint's folder, given a run or a checkpoint.
-
-    Raises:
-        CheckpointError: there is neither.
-    """
-    path = Path(path)
-    if (path / "card.json").is_file():
-        return path
-    if (path / "latest").is_file():
-        folder = path / "checkpoints" / (path / "latest").read_text().strip()
-        if (folder / "card.json").is_file():
-            return folder
-        raise CheckpointError(
-            f"{path}: `latest` names {folder.name}, which is not there; give one of {path}/checkpoints/"
-        )
-    what = "a folder without card.json or latest" if path.is_dir() else "nothing" if not path.exists() else "a file"
-    raise CheckpointError(
-        f"{path}: got {what}, expected a run or checkpoint folder as `cmmixer pretrain` or `finetune` writes it"
-    )
-
-
-def load_card(path: str | Path, *kinds: str) -> Card:
-    """The card of a run or checkpoint, of one of `kinds` where some are given.
-
-    Raises:
-        CheckpointError: it is missing, damaged, of a newer format, or of another kind.
-    """
-    card = _read_card(path)
-    if kinds and card.kind not in kinds:
-        raise CheckpointError(
-            f"{path}: got a {card.kind} (from `cmmixer {COMMANDS[card.kind]}`), expected a {' or a '.join(kinds)}; "
-            f"run `cmmixer {COMMANDS[kinds[-1]]}` first"
-        )
-    return card
-
-
-def _read_card(path: str | Path) -> Card:
-    file = resolve(path) / "card.json"
-    try:
-        values = json.loads(file.read_text())
-        if values.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{file}: got format {values.get('format')}, expected {FORMAT}; use the version that wrote it"
-            )
-        return Card.from_json(values, str(file))
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        if isinstance(fault, CheckpointError):
-            raise
-        raise CheckpointError(f"{file}: the card is damaged ({fault}); take another checkpoint of the run") from fault
-
-
-def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """The network's tensors by name, checked against the card's sha256.
-
-    Raises:
-        CheckpointError: missing, truncated or altered.
-    """
-    folder = resolve(path)
-    payload = _read(folder / "weights.safetensors")
-    if hashlib.sha256(payload).hexdigest() != load_card(folder).model_id:
-        raise CheckpointError(
-            f"{folder}/weights.safetensors: not what the card describes (sha256 differs); the file is damaged"
-        )
-    return _tensors(folder / "weights.safetensors", payload)
-
-
-def load_progress(path: str | Path) -> dict[str, Any]:
-    """Where training stood; files of the optimiser's state that it names are there.
-
-    Raises:
-        CheckpointError: missing or damaged.
-    """
-    folder = resolve(path)
-    try:
-        progress: dict[str, Any] = json.loads((folder / "training.json").read_text())
-        missing = [name for name in progress["files"] if not (folder / STATE / name).is_file()]
-    except KeyError as fault:
-        raise CheckpointError(
-            f"{folder}: of an older version, or nobody was to train on; start a new run from its weights with --init, or --overwrite"
-        ) from fault
-    except (OSError, ValueError, TypeError) as fault:
-        raise CheckpointError(
-            f"{folder}/training.json: cannot be read ({fault}); training cannot go on from here"
-        ) from fault
-    if missing:
-        raise CheckpointError(
-            f"{folder}/{STATE}: {len(missing)} of {len(progress['files'])} files are not there, {missing[0]} the first; "
-            "take another checkpoint of the run"
-        )
-    return progress
-
-
-def load_model(path: str | Path, kind: str | None = None, device: str | torch.device = "cpu") -> nn.Module:
-    """The network of a run or checkpoint, in evaluation mode.
-
-    Raises:
-        CheckpointError: missing, damaged, of another kind than `kind`, or its tensors do not fit its card.
-    """
-    card = load_card(path, *([] if kind is None else [kind]))
-    model = build(card)
-    fill(model, load_weights(path), str(path))
-    return model.to(device).eval()
-
-
-def load_retriever(path: str | Path, device: str | torch.device = "cpu") -> Retriever:
-    """The retriever of a finetune run, in evaluation mode; errors as `load_model`."""
-    model = load_model(path, "retriever", device)
-    assert isinstance(model, Retriever)
-    return model
-
-
-def fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Puts tensors into a network, strictly.
-
-    Raises:
-        CheckpointError: a tensor is missing, too many, or of another shape; the first few are named.
-    """
-    own = model.state_dict()
-    faults = [f"{name} is missing" for name in own if name not in weights]
-    faults += [f"{name} is not expected" for name in weights if name not in own]
-    faults += [
-        f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CheckpointError(f"{where}: a checkpoint of another shape: {'; '.join(faults[:3])}{more}")
-    model.load_state_dict(weights, strict=True)
-
-
-def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them: on the CPU, each in memory of its own."""
+def contiguous_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies tensors to the CPU, contiguous, each into its own memory, as safetensors requires."""
     # Cloned, because safetensors refuses tensors that share memory, as those of a shared tower do.
     return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _read(file: Path) -> bytes:
+def _refuse_old(folder: Path) -> None:
+    if (folder / _OLD_METADATA).is_file():
+        raise CheckpointError(
+            f"{folder}: got {_OLD_METADATA}, expected {Metadata.FILE.name}; an older version of cmmixer wrote it; train it again"
+        )
+
+
+def _read_bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
-    except OSError as fault:
+    except OSError as error:
         raise CheckpointError(
-            f"{file}: cannot be read ({fault.strerror}); take another checkpoint of the run"
-        ) from fault
-
-
-def _tensors(file: Path, payload: bytes) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load(payload)
-    except safetensors.SafetensorError as fault:
-        raise CheckpointError(
-            f"{file}: not a whole safetensors file ({fault}); take another checkpoint of the run"
-        ) from fault
+            f"{file}: cannot be read ({error.strerror}); take another checkpoint of the run"
+        ) from error

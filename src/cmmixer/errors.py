@@ -1,18 +1,18 @@
-"""The exception tree, drawn once.
+"""All exceptions that this package raises on purpose.
 
-    CMMixerError                 anything this package raises on purpose
-    ├── InputError               the user's input; exit code 2
-    │   ├── SettingsError        an unknown, contradictory or impossible setting
-    │   ├── DataError            a folder, list or manifest that cannot be read as films
-    │   ├── MediaError           one file that cannot be used; carries `path` and a short `reason`
+    CMMixerError                 base class; exit code 1
+    ├── InputError               something the user gave cannot be used; exit code 2
+    │   ├── SettingsError        a setting that is unknown, impossible or contradicts another one
+    │   ├── DataError            a folder, list or manifest that cannot be read as videos
+    │   ├── MediaError           a media file that cannot be used; has a `path` and a short `reason`
     │   ├── CheckpointError      a run or checkpoint that is missing, damaged or of another shape
     │   ├── StoreError           a clip store that is missing, damaged or made with other settings
     │   └── SearchIndexError     an index that is missing, damaged or of another model
-    └── InternalError            ours; exit code 1
-        ├── NonFiniteError       a training step that gave NaN or infinity; the weights were not touched
-        └── LostProcessError     another process of the same training ended before its time
+    └── InternalError            a bug, or a problem of the machine; exit code 1
+        ├── NonFiniteError       a training step gave NaN or infinity; the weights are unchanged
+        └── LostProcessError     another process of the same training was killed or failed
 
-A message is one line: what was got, what was expected, where, and what to do.
+A message is one line: where, what was got, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 class CMMixerError(Exception):
-    """Base of all errors raised on purpose. `exit_code` is what the command line returns."""
+    """Base class of all errors of this package. `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
@@ -33,34 +33,35 @@ class InputError(CMMixerError):
 
 
 class SettingsError(InputError, ValueError):
-    """A setting is unknown, contradicts another one, or cannot work."""
+    """A setting is unknown, impossible, or contradicts another one."""
 
 
 class DataError(InputError):
-    """A folder, list or manifest cannot be read as films."""
+    """A folder, list or manifest cannot be read as videos."""
 
 
 class MediaError(InputError):
-    """One media file cannot be used.
+    """A media file cannot be used.
 
     Attributes:
         path: the file.
-        reason: a short machine-readable word, one of `REASONS`; reports count by it.
+        reason: a short machine-readable word, one of `REASONS`, by which reports count.
+        message: the message without the path.
     """
 
     REASONS = (
         "missing",  # no such file
         "not-a-file",  # a directory, a device, a dangling link
-        "not-media",  # its ending says that it is neither film nor sound
+        "not-media",  # neither a video nor an audio file by its extension
         "empty",  # zero bytes
-        "unreadable",  # no container FFmpeg knows, or damaged beyond opening
-        "no-picture",  # no picture stream, and a picture was needed
-        "no-sound",  # no sound stream, and a sound was needed
-        "silent",  # sound below the loudness floor
+        "unreadable",  # not a container that FFmpeg can open
+        "no-video",  # no video stream, and video was needed
+        "no-audio",  # no audio stream, and audio was needed
+        "silent",  # audio below the silence threshold
         "too-short",  # shorter than a clip
         "duplicate",  # the same content as an earlier file
         "time-limit",  # took longer than the limit for one file
-        "crashed",  # the decoder's process died
+        "crashed",  # the decoder process died
     )
 
     def __init__(self, path: str | Path, reason: str, message: str) -> None:
@@ -72,7 +73,7 @@ class MediaError(InputError):
         self.message = message
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[str, str, str]]:
-        # Errors travel back from decoder processes; the default pickling would lose the arguments.
+        # Decoder processes send errors back by pickle, whose default would call the class with one argument.
         return MediaError, (self.path, self.reason, self.message)
 
 
@@ -89,7 +90,7 @@ class SearchIndexError(InputError):
 
 
 class InternalError(CMMixerError):
-    """A fault of ours, or of the machine."""
+    """A bug, or a problem of the machine."""
 
 
 class NonFiniteError(InternalError):
@@ -97,4 +98,4 @@ class NonFiniteError(InternalError):
 
 
 class LostProcessError(InternalError):
-    """Another process of the same training ended before its time; the last checkpoint is sound."""
+    """Another process of the same training was killed or failed; the last checkpoint is valid."""

@@ -1,4 +1,4 @@
-"""How long work tells where it stands. The command line draws bars; a program may listen in the same way."""
+"""Progress of long work. The command line draws bars from it; a program may pass its own listener."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Something that is told how a piece of work goes on."""
+    """Receives the progress of long work, which consists of one or more parts."""
 
     def start(self, total: int | None, what: str) -> None:
-        """A piece of work begins: `total` steps (None: not known) of `what`; it ends the piece before it."""
+        """Starts a part of the work, and ends the previous one.
+
+        Args:
+            total: number of steps; None if it is not known.
+            what: name of the part.
+        """
 
     def advance(self, steps: int = 1) -> None:
-        """So many more steps are done; none, where a long one goes on. What this raises ends the work."""
+        """Reports that more steps are done; 0 is a sign of life within a long step. An exception raised here stops the work."""
 
     def message(self, text: str) -> None:
-        """A figure worth showing beside the bar."""
+        """Shows a short text beside the bar, such as the loss."""
 
 
 class NoProgress:
-    """Says nothing."""
+    """A `Progress` that ignores everything."""
 
     def start(self, total: int | None, what: str) -> None:
         pass

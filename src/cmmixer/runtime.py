@@ -1,7 +1,4 @@
-"""What the C library does with memory that was freed.
-
-What figures were measured on; stands beside every stored result.
-"""
+"""The machine a process runs on: choice of the device, memory reuse of the C library, and a description for stored results."""
 
 from __future__ import annotations
 
@@ -14,25 +11,37 @@ import torch
 from cmmixer.errors import SettingsError
 
 # <malloc.h> of the GNU C library.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD = -1, -3, 32 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD = -1, -3, 32 << 20
+
+
+def select_device(name: str) -> torch.device:
+    """Returns the device for `--device`: cpu, cuda, or auto, which takes CUDA where torch sees it.
+
+    Raises:
+        SettingsError: cuda was asked for and torch sees no CUDA device.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--device: got cuda, but torch sees no CUDA device; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def keep_freed_memory() -> None:
-    """Makes the C library of this process keep what it freed, where it can be told so.
+    """Makes the C library of this process reuse freed memory instead of returning it to the system; no effect without glibc.
 
-    A training step, and reading a batch, takes and frees megabytes over and over; given back to the system, every page comes
-    anew with the next one, some microseconds each on a virtual machine (docs/lab-notebook.md, 2026-11-25 and 26).
+    A training step, like reading a batch, allocates and frees megabytes again and again. If they are returned to the system,
+    each page must be mapped again at the next allocation, which takes microseconds on a virtual machine
+    (docs/lab-notebook.md, 2026-11-25 and 26).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # not the GNU C library
         return
-    mallopt(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
+    mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
     mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
-def machine() -> dict[str, str | int]:
-    """System, cores this process may use, versions, GPU."""
+def describe_machine() -> dict[str, str | int]:
+    """Describes the machine for stored results: system, cores this process may use, versions of Python and torch, GPU."""
     return {
         "system": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -40,14 +49,3 @@ def machine() -> dict[str, str | int]:
         "torch": str(torch.__version__),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
-
-
-def device_named(name: str) -> torch.device:
-    """The device of `--device`.
-
-    Raises:
-        SettingsError: it is not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device: got cuda, but torch sees no CUDA device; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,3 +1,3 @@
-"""The version, where every storey can read it without importing the rest."""
+"""The version, where every layer can read it without importing the rest."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The study: its rows can be told apart, leak nothing, are written at once, and bad input stops it before any training."""
+"""The study: cells train as defined, the gallery is unseen, rows are stored at once, and bad input is refused before training."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,22 +19,23 @@ from benchmarks.study import __main__ as study
 from benchmarks.study import budgets, training, videos
 from benchmarks.study.budgets import BUDGETS, Budget
 from benchmarks.study.cavmae import ContrastiveAutoencoder
-from benchmarks.study.cells import CELLS, FRAMES, Cell, chosen
-from benchmarks.study.results import RESULTS
-from benchmarks.study.table import ROOT, _findings, _relation, with_readme_table, write_document
-from benchmarks.study.training import Material, Spent
-from benchmarks.study.videos import Films, Inputs, unpaired
-from cmmixer.config import preset
-from cmmixer.errors import SettingsError
+from benchmarks.study.cells import CELLS, CONTROLS, FRAME_SWAP, Cell, select_cells
+from benchmarks.study.results import RESULTS, check_versions, load_rows, row_path
+from benchmarks.study.table import ROOT, _findings, _relation, write_document
+from benchmarks.study.training import StageResult, StudyData
+from benchmarks.study.videos import Inputs, Videos, combine_unpaired
+from cmmixer.config import ModelSettings, preset
+from cmmixer.errors import InputError, SettingsError
+from cmmixer.evaluation.metrics import retrieval_metrics
 from cmmixer.models.losses import info_nce
-from cmmixer.models.mixer import draw_share
+from cmmixer.models.mixer import draw_mixing_mask
 from cmmixer.models.patches import Grid
 from cmmixer.models.retriever import Retriever
 from tests.reference import cavmae_slow
 
 TINY = dataclasses.replace(
     BUDGETS["smoke"],
-    films=24,
+    videos=24,
     pool=24,
     pairs=12,
     gallery=10,
@@ -45,30 +47,38 @@ TINY = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("films")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of rendered videos, in small chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(videos, "CHUNK", 30)
+        yield tmp_path_factory.mktemp("videos")
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
-    """A budget of seconds, and fewer films to a chunk."""
+    """A tiny network and a budget of seconds; returns the cache."""
+    model = ModelSettings(dim=16, depth=2, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=16)
+    monkeypatch.setattr(training, "preset", lambda name: SimpleNamespace(model=model))
+    monkeypatch.setattr(training, "retrieval_metrics", partial(retrieval_metrics, resamplings=10))
     monkeypatch.setitem(BUDGETS, "smoke", TINY)
     return cache
 
 
-def _films(cache: Path, count: int, seed: int = 1) -> Films:
-    return videos.films(count, TINY.clip, seed=seed, difficulty="easy", cache=cache, workers=1, told=lambda words: None)
+def _videos(cache: Path, count: int, seed: int = 1) -> Videos:
+    return videos.load_videos(
+        count, TINY.clip, seed=seed, difficulty="easy", cache=cache, workers=1, report=lambda line: None
+    )
 
 
 @pytest.fixture(scope="module")
-def train(cache: Path) -> Films:
-    return _films(cache, 24)
+def train(cache: Path) -> Videos:
+    return _videos(cache, 24)
 
 
-def test_rendered_films_come_back_from_the_cache_and_a_longer_set_begins_with_them(cache: Path, train: Films) -> None:
-    told: list[str] = []
-    again = videos.films(30, TINY.clip, seed=1, difficulty="easy", cache=cache, workers=1, told=told.append)
-    assert told == []
+def test_videos_are_cached_and_a_longer_set_starts_with_them(cache: Path, train: Videos) -> None:
+    reports: list[str] = []
+    again = videos.load_videos(30, TINY.clip, seed=1, difficulty="easy", cache=cache, workers=1, report=reports.append)
+    assert reports == []
     assert torch.equal(again.video_NTCHW[:24], train.video_NTCHW)
     assert torch.equal(again.decibels_NT1HW[:24], train.decibels_NT1HW)
     assert train.video_NTCHW.shape == (24, 4, 3, 64, 64)
@@ -76,75 +86,75 @@ def test_rendered_films_come_back_from_the_cache_and_a_longer_set_begins_with_th
 
 
 @pytest.fixture
-def rendered(cache: Path) -> Callable[[int, int], Films]:
-    return partial(_films, cache)
+def rendered(cache: Path) -> Callable[[int, int], Videos]:
+    return partial(_videos, cache)
 
 
-def test_pools_hold_no_sound_of_their_footage_and_the_true_pairs_are_other_films(
-    rendered: Callable[[int, int], Films],
+def test_pools_are_unpaired_and_disjoint_from_pairs_and_gallery(
+    rendered: Callable[[int, int], Videos],
 ) -> None:
-    pools = Material.of("pools", TINY, rendered)
+    pools = StudyData.of("pools", TINY, rendered)
     assert (len(pools.pool), len(pools.pairs), len(pools.gallery)) == (TINY.pool, TINY.pairs, TINY.gallery)
-    sets = [pools.pool.sources, pools.pool.sound_sources, pools.pairs.sources, pools.gallery.sources]
+    sets = [pools.pool.sources, pools.pool.audio_sources, pools.pairs.sources, pools.gallery.sources]
     assert len({source for each in sets for source in each}) == 2 * TINY.pool + TINY.pairs + TINY.gallery
-    sounds = rendered(TINY.pool, training.SOUND_SEED)
+    sounds = rendered(TINY.pool, training.AUDIO_SEED)
     assert torch.equal(pools.pool.video_NTCHW, rendered(TINY.pool, training.TRAIN_SEED).video_NTCHW)
     assert torch.equal(pools.pool.decibels_NT1HW, sounds.decibels_NT1HW)
-    assert pools.pairs.sources == pools.pairs.sound_sources
-    pairs = Material.of("pairs", TINY, rendered)
+    assert pools.pairs.sources == pools.pairs.audio_sources
+    pairs = StudyData.of("pairs", TINY, rendered)
     assert pairs.pool is pairs.pairs
-    assert pairs.pool.sources == pairs.pool.sound_sources
-    with pytest.raises(ValueError, match="of other films"):
-        unpaired(sounds, sounds)
+    assert pairs.pool.sources == pairs.pool.audio_sources
+    with pytest.raises(ValueError, match="expected as many sounds as silent videos, all of other videos"):
+        combine_unpaired(sounds, sounds)
 
 
-def test_a_film_learnt_from_may_not_be_in_the_gallery(train: Films) -> None:
-    with pytest.raises(SettingsError, match="24 films are both learnt from and in the gallery"):
-        Material(train, train, train, train.statistics())
+def test_training_videos_in_the_gallery_are_refused(train: Videos) -> None:
+    with pytest.raises(SettingsError, match="24 videos are both in the training set and in the gallery"):
+        StudyData(train, train, train, train.statistics())
 
 
-def test_inputs_are_standardised(train: Films) -> None:
+def test_inputs_are_normalized(train: Videos) -> None:
     video, audio = Inputs(train, TINY.clip, train.statistics())(torch.arange(24))
     assert video.mean((0, 1, 3, 4)).tolist() == pytest.approx([0, 0, 0], abs=1e-3)
     assert video.std((0, 1, 3, 4)).tolist() == pytest.approx([1, 1, 1], abs=1e-2)
     assert (float(audio.mean()), float(audio.std())) == pytest.approx((0, 1), abs=1e-2)
 
 
-def test_swapped_frames_are_all_picture_or_all_sound() -> None:
-    chance = torch.Generator().manual_seed(0)
-    share = draw_share(FRAMES, batch=200, frames=4, height=8, width=8, patch=8, generator=chance)
-    per_frame = share.flatten(2)
+def test_frame_swap_masks_are_zero_or_one_per_frame() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing_mask = draw_mixing_mask(FRAME_SWAP, batch=200, frames=4, height=8, width=8, patch=8, generator=generator)
+    per_frame = mixing_mask.flatten(2)
     assert torch.equal(per_frame.amin(2).round(decimals=3), per_frame.amax(2).round(decimals=3))
-    whole = (share < 0.01) | (share > 0.99)
+    whole = (mixing_mask < 0.01) | (mixing_mask > 0.99)
     assert float(whole.float().mean()) > 0.98
-    assert float(share.mean()) == pytest.approx(0.5, abs=0.05)
+    assert float(mixing_mask.mean()) == pytest.approx(0.5, abs=0.05)
 
 
-def test_plain_mae_sees_one_sense_at_a_time_and_is_asked_for_it_alone(train: Films) -> None:
+def test_plain_mae_reconstructs_the_one_modality_it_sees(train: Videos) -> None:
     inputs = Inputs(train, TINY.clip, train.statistics())
     torch.manual_seed(0)
-    seen: list[Any] = []
+    calls: list[Any] = []
 
-    class Watched(training.MaskedAutoencoder):
+    class Recorded(training.MaskedAutoencoder):
         def forward(self, *arguments: Any, **named: Any) -> Any:
-            seen.append((arguments, super().forward(*arguments, **named)))
-            return seen[-1][1]
+            calls.append((arguments, super().forward(*arguments, **named)))
+            return calls[-1][1]
 
-    network = Watched(preset("nano").model, TINY.clip)
+    network = Recorded(preset("nano").model, TINY.clip)
     loss = training._plain(inputs, CELLS["plain"])(network, torch.arange(8), torch.Generator().manual_seed(0))
-    (video, audio, share), output = seen[0]
-    assert share[:4].max() == 0
-    assert share[4:].min() == 1
+    (video, audio, mixing_mask), output = calls[0]
+    assert mixing_mask[:4].max() == 0
+    assert mixing_mask[4:].min() == 1
     errors = []
     for clip in range(8):
-        target = network.patches((video if clip < 4 else audio)[clip : clip + 1])[0]
-        back = (output.prediction_video if clip < 4 else output.prediction_audio)[clip]
-        errors.append(float(((back.detach() - target) ** 2).mean(1)[output.mask[clip] == 1].mean()))
+        target = network.patchify((video if clip < 4 else audio)[clip : clip + 1])[0]
+        predicted = (output.prediction_video if clip < 4 else output.prediction_audio)[clip]
+        errors.append(float(((predicted.detach() - target) ** 2).mean(1)[output.mask[clip] == 1].mean()))
     assert loss.item() == pytest.approx(sum(errors[:4]) / 4 + sum(errors[4:]) / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("norm_pix", [False, True])
-def test_cav_mae_is_its_formulas_and_its_towers_fit_the_retriever(train: Films, norm_pix: bool) -> None:
+def test_cav_mae_matches_its_formulas_and_its_towers_fit_the_retriever(train: Videos, norm_pix: bool) -> None:
     inputs = Inputs(train, TINY.clip, train.statistics())
     torch.manual_seed(0)
     network = ContrastiveAutoencoder(preset("nano").model, norm_pix=norm_pix)
@@ -160,68 +170,70 @@ def test_cav_mae_is_its_formulas_and_its_towers_fit_the_retriever(train: Films, 
     assert torch.equal(towers["video"][shared], towers["audio"][shared])
     assert not torch.equal(towers["video"]["blocks.0.mlp.0.weight"], towers["audio"]["blocks.0.mlp.0.weight"])
     retriever = Retriever(preset("nano").model, TINY.clip, train.statistics(), embed_dim=8)
-    training._start(retriever, network)
+    training._initialize_towers(retriever, network)
     assert torch.equal(
         retriever.encoders["audio"].embed.bias, network.encoders["audio"].embed.bias + network.modality["audio"]
     )
 
 
-def test_the_contrastive_term_is_the_loss_of_unit_features(train: Films) -> None:
+def test_contrastive_term_is_the_loss_of_normalized_features(train: Videos) -> None:
     inputs = Inputs(train, TINY.clip, train.statistics())
     torch.manual_seed(0)
     network = training.MaskedAutoencoder(preset("nano").model, TINY.clip)
     video, audio = inputs(torch.arange(6))
     cell = Cell("", mask_ratio=0.5)
-    got = training._contrast_of_encoder(network, video, audio, cell, torch.Generator().manual_seed(2))
-    chance = torch.Generator().manual_seed(2)
+    got = training._contrastive_of_encoder(network, video, audio, cell, torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
     unit = []
-    for pictures in (video, audio):
-        noise = torch.rand(6, 64, generator=chance)
-        encoded = network.encoder.encode(network.patches(pictures), Grid(4, 16), mask_ratio=0.5, noise=noise)
+    for images in (video, audio):
+        noise = torch.rand(6, 64, generator=generator)
+        encoded = network.encoder.encode(network.patchify(images), Grid(4, 16), mask_ratio=0.5, noise=noise)
         features = encoded.tokens_BND[:, 1:].mean(1)
         features = (features - features.mean(0)) / (features.var(0, correction=0) + 1e-5).sqrt()
         unit.append(features / features.norm(dim=1, keepdim=True))
     assert got.item() == pytest.approx(info_nce(unit[0], unit[1], 10.0).item(), rel=1e-5)
 
 
-def test_the_whole_budget_of_contrast_sees_as_many_clips_as_the_others_together(
-    rendered: Callable[[int, int], Films], monkeypatch: pytest.MonkeyPatch
+def test_cells_see_the_clips_of_their_budget(
+    rendered: Callable[[int, int], Videos], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, list[int]] = {}
+    views_of: dict[str, list[int]] = {}
 
-    def noted(network: Any, loss_of: Any, count: int, *, views: int, **rest: Any) -> Spent:
-        seen.setdefault(current, []).append(views)
-        return Spent(None, 0.0)
+    def record(network: Any, loss_of: Any, count: int, *, views: int, **rest: Any) -> StageResult:
+        views_of.setdefault(current, []).append(views)
+        return StageResult(None, 0.0)
 
-    monkeypatch.setattr(training, "optimise", noted)
-    material = Material.of("pairs", TINY, rendered)
-    for current in ("scratch", "contrast", "contrast-equal", "image", "cavmae", "frames-half"):
-        training.run_cell(CELLS[current], material, TINY, 0, lambda words: None)
-    # A mixed clip costs a third of a contrasted one: 4.69 TFLOP for 19,200 against 6.96 for 9,600 in budget cpu.
+    monkeypatch.setattr(training, "optimize", record)
+    data = StudyData.of("pairs", TINY, rendered)
+    for current in ("baseline", "contrastive", "contrastive-equal", "image", "cavmae", "swap-half"):
+        training.run_cell(CELLS[current], data, TINY, 0, lambda line: None)
+    # A clip of mixed pre-training costs a third of one in contrastive training: 4.69 TFLOP for 19,200, and 6.96 for 9,600 in budget cpu.
     equal = 12 + int(16 * 4.686 / 19.2 / (6.960 / 9.6))
-    assert seen == {
-        "scratch": [12],
-        "contrast": [28],
-        "contrast-equal": [equal],
+    assert views_of == {
+        "baseline": [12],
+        "contrastive": [28],
+        "contrastive-equal": [equal],
         "image": [16, 12],
         "cavmae": [16, 12],
-        "frames-half": [8, 20],
+        "swap-half": [8, 20],
     }
 
 
-def test_vectors_do_not_depend_on_the_batch_and_a_seed_gives_the_same_figures(
-    rendered: Callable[[int, int], Films],
+def test_results_are_reproducible_and_vectors_do_not_depend_on_the_batch(
+    rendered: Callable[[int, int], Videos],
 ) -> None:
-    material = Material.of("pairs", TINY, rendered)
-    first, second = (training.run_cell(CELLS["frames"], material, TINY, 3, lambda words: None) for _ in range(2))
+    data = StudyData.of("pairs", TINY, rendered)
+    first, second = (training.run_cell(CELLS["swap"], data, TINY, 3, lambda line: None) for _ in range(2))
     assert first == second
-    retriever = Retriever(preset("nano").model, TINY.clip, material.statistics, embed_dim=8)
-    inputs = Inputs(material.gallery, TINY.clip, material.statistics)
-    for whole, ones in zip(training.embed(retriever, inputs), training.embed(retriever, inputs, batch=1), strict=True):
-        torch.testing.assert_close(whole, ones, rtol=0, atol=1e-5)
+    retriever = Retriever(preset("nano").model, TINY.clip, data.statistics, embed_dim=8)
+    inputs = Inputs(data.gallery, TINY.clip, data.statistics)
+    for batched, single in zip(
+        training.embed(retriever, inputs), training.embed(retriever, inputs, batch=1), strict=True
+    ):
+        torch.testing.assert_close(batched, single, rtol=0, atol=1e-5)
 
 
-def test_every_row_runs_is_written_at_once_and_is_not_run_again(
+def test_all_cells_run_are_stored_and_are_not_run_again(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [
@@ -246,36 +258,39 @@ def test_every_row_runs_is_written_at_once_and_is_not_run_again(
         assert (row["pretrain_loss"] is None) == (CELLS[row["cell"]].pretrain == "none")
         assert row["teraflop"] > 0
     text = (tmp_path / "study.md").read_text()
-    assert all(f"| `{name}` | {cell.words} | 1 |" in text for name, cell in CELLS.items())
+    assert all(f"| `{name}` | {cell.title} | 1 |" in text for name, cell in CELLS.items())
     assert (tmp_path / "images" / "study-smoke.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(study, "run_cell", lambda *_: pytest.fail("a finished cell was run again"))
     assert study.main([*arguments]) == 0
     rows[0].write_text(json.dumps({**json.loads(rows[0].read_text()), "study_version": 99}))
     capsys.readouterr()
     assert study.main([*arguments]) == 2
-    assert "a row of study version 99, this is version 1 (1 such rows); move them away" in capsys.readouterr().err
+    assert "got a row of study version 99, expected version 1 (1 such rows); move them away" in capsys.readouterr().err
     rows[0].write_text("half a row")
     assert study.main([*arguments]) == 2
-    assert "not a row of a study" in capsys.readouterr().err
+    assert "not a row of the study" in capsys.readouterr().err
 
 
-def test_bad_input_is_refused_before_any_training(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert study.main(["--cells", "frame", "--results", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "study: --cells: unknown cell 'frame'; did you mean 'frames'?\n"
-    assert list(chosen([])) == list(CELLS)
-    with pytest.raises(SettingsError, match=r"--budget: its films take 1\.8 GB of memory and 0\.1 GB are there"):
+def test_bad_input_is_refused_before_training(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert study.main(["--cells", "swp", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "study: --cells: unknown cell 'swp'; did you mean 'swap'?\n"
+    assert list(select_cells([])) == list(CELLS)
+    with pytest.raises(
+        SettingsError,
+        match=r"--budget: its videos need 1\.8 GB of memory, expected at most 60% of the 0\.1 GB of this machine",
+    ):
         budgets.check_memory(BUDGETS["cpu"], 100_000_000)
     budgets.check_memory(BUDGETS["smoke"], 4_000_000_000)
 
 
-def test_the_study_imports_nothing_that_a_bare_gpu_machine_lacks() -> None:
+def test_study_imports_only_torch_and_numpy() -> None:
     code = "import sys, benchmarks.study.__main__; print(sorted({m.split('.')[0] for m in sys.modules}))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for name in ("av", "lance", "lancedb", "pyarrow", "kornia", "PIL", "rich", "jsonargparse", "safetensors", "pebble"):
-        assert f"'{name}'" not in found
+        assert f"'{name}'" not in modules
 
 
-def test_what_the_document_says_of_the_seeds_is_so() -> None:
+def test_relation_compares_seeds() -> None:
     assert (
         _relation([0.3, 0.4], [0.1, 0.29])
         == "every seed of the first is above every seed of the second (2 and 2 seeds)"
@@ -285,7 +300,7 @@ def test_what_the_document_says_of_the_seeds_is_so() -> None:
     assert _relation([0.3, 0.4], [0.2, 0.35]) == "their seeds overlap (2 and 2 seeds)"
 
 
-def test_the_document_compares_the_best_of_each_group() -> None:
+def test_findings_compare_the_best_of_each_group() -> None:
     def row(value: float, seed: int) -> dict[str, Any]:
         way = {"R@1": value, "R@5": value, "R@10": value, "MedR": 1.0}
         return {
@@ -293,32 +308,62 @@ def test_the_document_compares_the_best_of_each_group() -> None:
             "shuffled_pairs": {name: {"R@1": 0.1} for name in ("video_to_audio", "audio_to_video")},
         }  # fmt: skip
 
-    values = {"scratch": (0.2, 0.3), "cavmae": (0.1, 0.2), "image": (0.4, 0.5), "scratch-pair-mix": (0.6, 0.7)}
+    values = {"baseline": (0.2, 0.3), "cavmae": (0.1, 0.2), "image": (0.4, 0.5), "baseline-frame-mixup": (0.6, 0.7)}
     found = "\n".join(
         _findings({name: [row(value, seed) for seed, value in enumerate(each)] for name, each in values.items()})
     )
     assert (
-        "Best row of ours: `scratch-pair-mix`, 0.650. Best control: `scratch`, 0.250. Ratio 2.60; every seed of the first"
+        "Best row of ours: `baseline-frame-mixup`, 0.650. Best control: `baseline`, 0.250. Ratio 2.60; every seed of the first"
         in found
     )
-    assert (
-        "Best row that mixes pictures with sounds: `image`, 0.450. Best row that does not: `scratch-pair-mix`, 0.650."
-        in found
-    )
+    assert "Best row with mixing: `image`, 0.450. Best row without mixing: `baseline-frame-mixup`, 0.650." in found
     assert "Best CAV-MAE-style row: `cavmae`, 0.150. Ratio 3.00" in found
-    assert "Best row with pair mixing: `scratch-pair-mix`, 0.650. Best row without it: `image`, 0.450." in found
+    assert (
+        "Best row with cross-clip frame mixup: `baseline-frame-mixup`, 0.650. Best row without frame mixup: `image`, 0.450."
+        in found
+    )
 
 
-def test_the_document_is_made_from_the_stored_rows(tmp_path: Path) -> None:
+def test_study_document_matches_stored_rows(tmp_path: Path) -> None:
     written = write_document(RESULTS, "cpu", tmp_path / "study.md")
     assert written.read_text() == (ROOT / "docs" / "study.md").read_text()
-    readme = (ROOT / "README.md").read_text()
-    assert with_readme_table(readme, RESULTS) == readme
 
 
-def test_budgets_differ_in_size_only() -> None:
+def test_budgets_have_seeds_and_batches_that_fit() -> None:
     assert set(BUDGETS) == {"smoke", "cpu", "cpu-hard", "gpu"}
     assert all(
         isinstance(budget, Budget) and len(budget.seeds) >= 3 for name, budget in BUDGETS.items() if name != "smoke"
     )
-    assert BUDGETS["gpu"].film_bytes() == (200_000 + 1_000 + 1_000) * 4 * 112 * 112 * 5
+    assert BUDGETS["gpu"].video_bytes() == (200_000 + 1_000 + 1_000) * 4 * 112 * 112 * 5
+
+
+def test_cells_have_unique_titles_and_shares_in_range() -> None:
+    assert len({cell.title for cell in CELLS.values()}) == len(CELLS)
+    assert set(CONTROLS) <= set(CELLS)
+    for name, cell in CELLS.items():
+        assert 0.0 <= cell.contrastive_share <= 1.0
+        assert cell.frame_level == name.startswith("frame-level")
+        assert ("frame-mixup" in name) == (cell.frame_mixup == 1.0)
+        # All clips can be moved to contrastive training only if there is no pre-training.
+        assert cell.contrastive_share < 1.0 or cell.pretrain == "none"
+
+
+def test_rows_are_found_by_budget_and_refused_when_broken(tmp_path: Path) -> None:
+    path = row_path(tmp_path, "cpu", "pairs", "swap", 2)
+    assert path == tmp_path / "cpu" / "pairs-swap-seed-2.json"
+    assert load_rows(tmp_path, "cpu") == []
+    path.parent.mkdir()
+    path.write_text('{"seed": 2, "study_version": 1}')
+    assert load_rows(tmp_path, "cpu") == [{"seed": 2, "study_version": 1}]
+    check_versions(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(InputError) as raised:
+        load_rows(tmp_path, "cpu")
+    assert str(raised.value) == f"{path}: not a row of the study; remove it and run the cell again"
+
+
+def test_stored_rows_belong_to_known_cells() -> None:
+    for budget in ("cpu", "cpu-hard"):
+        for row in load_rows(RESULTS, budget):
+            assert row["cell"] in CELLS
+            assert row_path(RESULTS, budget, row["regime"], row["cell"], row["seed"]).exists()

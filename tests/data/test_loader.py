@@ -1,10 +1,9 @@
-"""Order and batches: everything follows from (seed, epoch, step), whatever the number of processes and workers."""
+"""Batches follow from (seed, epoch, step), whatever the number of processes and workers, and whatever becomes of them."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,30 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from cmmixer.data.dataset import KeptClips
-from cmmixer.data.loader import ClipBatches, collate, epoch_order, make_loader
-from cmmixer.data.statistics import measure_statistics
+from cmmixer.data.loader import ClipBatches, collate, is_worker_death, make_loader
+from cmmixer.data.sampler import epoch_order
 from cmmixer.errors import DataError, MediaError
-from cmmixer.media.mel import MelPictures
 from cmmixer.types import Clip
-from tests.support.small_runs import PICO, ArrayClips, random_clips
-
-
-class FaultyClips(ArrayClips):
-    """Clips of which some cannot be decoded. Knows how often each was asked for."""
-
-    def __init__(self, count: int, broken: set[int], per_film: int = 1) -> None:
-        clips = random_clips(count)
-        sources = [f"film {number // per_film}" for number in range(count)]
-        super().__init__(clips.video_NTCHW, clips.audio_NTS, sources=sources)
-        self.broken = broken
-        self.asked: Counter[int] = Counter()
-
-    def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
-        self.asked.update(indices)
-        error = MediaError("broken.mp4", "unreadable", "damaged")
-        return [error if index in self.broken else self[index] for index in indices]
+from tests.support.small_runs import ArrayClips, FaultyClips, random_clips
+from tests.support.small_stores import open_store, same_batch
 
 
 class DeadlyClips(ArrayClips):
@@ -72,11 +55,6 @@ def test_one_epoch_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
     assert flat(ids(in_order)) == dataset.ids
 
 
-def test_the_order_of_an_epoch_is_frozen() -> None:
-    # A checkpoint of an older version must go on in the order it began with.
-    assert epoch_order(10, seed=3, epoch=2, shuffle=True).tolist() == [7, 4, 1, 8, 6, 0, 2, 9, 3, 5]
-
-
 def test_global_batch_k_is_the_literal_slice_for_every_rank() -> None:
     dataset, world, size = random_clips(26), 3, 2
     order = epoch_order(26, seed=5, epoch=1, shuffle=True)
@@ -88,7 +66,7 @@ def test_global_batch_k_is_the_literal_slice_for_every_rank() -> None:
         assert flat(seen[r][k] for r in range(world)) == step
 
 
-def test_one_process_of_sixteen_sees_what_two_of_eight_see() -> None:
+def test_two_processes_of_eight_see_what_one_of_sixteen_sees() -> None:
     dataset = random_clips(40)
     together = list(make_loader(dataset, batch_size=16, seed=1))
     apart = [list(make_loader(dataset, batch_size=8, seed=1, rank=rank, world=2)) for rank in (0, 1)]
@@ -124,16 +102,16 @@ def test_too_few_clips_are_an_error_that_says_what_to_do(drop_last: bool) -> Non
     dataset = (
         random_clips(7) if drop_last else ArrayClips(np.zeros((0, 2, 3, 4, 4), np.uint8), np.zeros((0, 2, 9), np.int16))
     )
-    with pytest.raises(DataError, match="clips are too few: one step takes 4 clips x 2 processes; give more films"):
+    with pytest.raises(DataError, match="clips are too few: one step takes 4 clips x 2 processes; give more videos"):
         make_loader(dataset, batch_size=4, world=2, drop_last=drop_last)
 
 
-class TestBrokenFilms:
-    def test_the_next_clip_of_another_film_steps_in(self) -> None:
-        dataset = FaultyClips(12, broken={3, 4, 6}, per_film=3)  # film 1 = clips 3, 4, 5; film 2 = clips 6, 7, 8
+class TestBrokenVideos:
+    def test_the_next_clip_of_another_video_steps_in(self) -> None:
+        dataset = FaultyClips(12, broken={3, 4, 6}, per_video=3)  # video 1 = clips 3, 4, 5; video 2 = clips 6, 7, 8
         batches = ClipBatches(dataset, batch_size=12, seed=0, shuffle=False)
         (batch,) = batches.epoch(0)
-        # 3 -> 6 is broken too and rules out film 2 -> 9. 6 -> 9.
+        # 3 -> 6 is broken too and rules out video 2 -> 9. 6 -> 9.
         assert batch.ids == ["0", "1", "2", "9", "9", "5", "9", "7", "8", "9", "10", "11"]
         assert batches.replaced == 3
         assert [(skip.path, skip.reason) for skip in dataset.skips] == [("broken.mp4", "unreadable")]
@@ -144,7 +122,7 @@ class TestBrokenFilms:
         for epoch in range(3):
             list(batches.epoch(epoch))
         assert batches.replaced == 3
-        assert dataset.asked[2] == 1
+        assert dataset.reads[2] == 1
 
     def test_the_same_steps_in_for_any_number_of_workers_and_any_start(self) -> None:
         whole = None
@@ -167,10 +145,10 @@ class TestBrokenFilms:
         assert ids(batches.epoch(1)) == ids(make_loader(random_clips(24), batch_size=4, seed=0, epoch=1))
         assert {worker.pid for worker in batches._loader._iterator._workers} == workers  # type: ignore[union-attr]
 
-    def test_when_nothing_can_be_decoded_it_is_told(self) -> None:
+    def test_an_epoch_without_a_decodable_video_fails(self) -> None:
         batches = ClipBatches(FaultyClips(4, broken={0, 1, 2, 3}), batch_size=2, seed=0)
         with pytest.raises(
-            DataError, match=r"4 films in a row could not be decoded, the first one broken\.mp4: damaged"
+            DataError, match=r"4 videos in a row could not be decoded, the first one broken\.mp4: damaged"
         ):
             list(batches.epoch(0))
 
@@ -189,77 +167,30 @@ def test_collate_stacks_channels_first() -> None:
     assert batch.video_BTCHW.is_contiguous()
     assert batch.audio_BTN.tolist() == [[[4, 5, 6]], [[1, 2, 3]]]
     half = Clip(id="z", source="z", label=None, span=dataset.span, frames=dataset[0].frames, sound=None)
-    with pytest.raises(DataError, match="z: training needs picture and sound; it has no sound"):
+    with pytest.raises(DataError, match="z: training needs video and audio; it has no audio"):
         collate([half])
 
 
 @pytest.mark.parametrize(
-    ("video", "audio", "ids_given", "told"),
+    ("video", "audio", "ids_given", "message"),
     [
-        ((2, 1, 1, 4, 4), (2, 1, 9), None, r"pictures must be uint8 \(N, T, 3, H, W\); got uint8 \(2, 1, 1, 4, 4\)"),
-        ((2, 1, 3, 4, 4), (2, 2, 9), None, r"sound windows must be int16 \(2, 1\)"),
+        ((2, 1, 1, 4, 4), (2, 1, 9), None, r"frames must be uint8 \(N, T, 3, H, W\); got uint8 \(2, 1, 1, 4, 4\)"),
+        ((2, 1, 3, 4, 4), (2, 2, 9), None, r"audio windows must be int16 \(2, 1\)"),
         ((2, 1, 3, 4, 4), (2, 1, 9), ["x"], "2 clips need 2 ids; got 1"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(video: tuple, audio: tuple, ids_given: list | None, told: str) -> None:  # type: ignore[type-arg]
-    with pytest.raises(DataError, match=told):
+def test_arrays_that_do_not_fit_are_refused(video: tuple, audio: tuple, ids_given: list | None, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(DataError, match=message):
         ArrayClips(np.zeros(video, np.uint8), np.zeros(audio, np.int16), ids_given)
 
 
-def test_statistics_are_those_of_the_plain_formula() -> None:
-    dataset = random_clips(20)
-    statistics = measure_statistics(dataset, PICO, limit=100)
-    pixels = dataset.video_NTCHW.astype(np.float64) / 255
-    decibels = MelPictures(PICO)(torch.from_numpy(dataset.audio_NTS)).double().numpy()
-    assert statistics.clips == 20
-    assert statistics.picture_mean == pytest.approx(pixels.mean((0, 1, 3, 4)), rel=1e-9)
-    assert statistics.picture_std == pytest.approx(pixels.std((0, 1, 3, 4)), rel=1e-9)
-    assert statistics.mel_mean == pytest.approx(decibels.mean(), rel=1e-6)
-    assert statistics.mel_std == pytest.approx(decibels.std(), rel=1e-6)
+@pytest.fixture
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets torch look for dead workers every 0.2 s instead of every 5 s."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
 
 
-def test_statistics_look_at_no_more_clips_than_asked() -> None:
-    dataset = FaultyClips(60, broken=set())
-    assert measure_statistics(dataset, PICO, limit=20).clips == 20
-    assert dataset.asked.total() == 32  # two batches of 16
-    assert measure_statistics(dataset, PICO, limit=20) == measure_statistics(dataset, PICO, limit=20)
-
-
-def test_kept_clips_are_the_same_and_are_decoded_once() -> None:
-    plain, asked = random_clips(12), FaultyClips(12, broken={5})
-    kept = KeptClips(asked, most_bytes=10**9)
-    for epoch in (0, 1, 2):
-        got = list(make_loader(kept, batch_size=4, seed=1, epoch=epoch))
-        want = list(make_loader(FaultyClips(12, broken={5}), batch_size=4, seed=1, epoch=epoch))
-        assert ids(got) == ids(want)
-        for mine, other in zip(got, want, strict=True):
-            assert torch.equal(mine.video_BTCHW, other.video_BTCHW)
-            assert torch.equal(mine.audio_BTN, other.audio_BTN)
-    assert all(asked.asked[index] == 1 for index in range(12) if index != 5)
-    assert asked.asked[5] == 3  # what failed is not remembered here; each loader asks once
-    one = plain[0]
-    assert one.frames is not None
-    assert one.sound is not None
-    size = one.frames.pixels_THWC.nbytes + one.sound.samples_TN.nbytes
-    assert kept.kept_bytes == 11 * size
-    assert kept.ids == plain.ids
-    with pytest.raises(MediaError, match="damaged"):
-        kept[5]
-
-
-def test_no_more_clips_are_kept_than_memory_is_given() -> None:
-    asked = FaultyClips(10, broken=set())
-    size = random_clips(1).video_NTCHW[0].nbytes + random_clips(1).audio_NTS[0].nbytes
-    kept = KeptClips(asked, most_bytes=3 * size + 1)
-    for _ in range(2):
-        assert [clip.id for clip in kept.read(range(10)) if isinstance(clip, Clip)] == [str(n) for n in range(10)]
-    assert kept.kept_bytes == 3 * size
-    assert sum(asked.asked.values()) == 10 + 7
-    # Twice the same clip in one request is decoded once.
-    assert [clip.id for clip in kept.read([9, 9]) if isinstance(clip, Clip)] == ["9", "9"]
-    assert asked.asked[9] == 3
-
-
+@pytest.mark.usefixtures("quick_watch")
 def test_batches_of_a_killed_worker_are_loaded_by_another(tmp_path: Path) -> None:
     dataset = DeadlyClips(24, deadly=13, marks=tmp_path, times=2)
     batches = ClipBatches(dataset, batch_size=4, seed=0, num_workers=2)
@@ -268,8 +199,86 @@ def test_batches_of_a_killed_worker_are_loaded_by_another(tmp_path: Path) -> Non
     assert got == [ids(make_loader(random_clips(24), batch_size=4, seed=0, epoch=epoch)) for epoch in (0, 1)]
 
 
-def test_what_kills_every_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cmmixer.data.loader.MOST_DEATHS", 1)  # torch notices a death every five seconds
+@pytest.mark.usefixtures("quick_watch")
+def test_workers_that_die_again_and_again_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmmixer.data.loader.MAX_WORKER_DEATHS", 1)
     batches = ClipBatches(DeadlyClips(8, 5, tmp_path, times=99), batch_size=4, seed=0, num_workers=1)
     with pytest.raises(DataError, match="--num_workers: 2 times in a row a loading process was killed; if memory runs"):
         list(batches.epoch(0))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_death"),
+    [
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), True),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (EOFError(), True),
+        (ConnectionResetError("connection reset by peer"), True),
+        (FileNotFoundError("/torch_7"), True),
+        (FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0."), False),
+        (ValueError("DataLoader worker"), False),
+    ],
+)
+def test_a_death_of_a_worker_is_told_from_other_errors(error: Exception, is_death: bool) -> None:
+    assert is_worker_death(error) is is_death
+
+
+def test_a_worker_s_own_error_is_raised(tmp_path: Path) -> None:
+    class BuggyClips(ArrayClips):
+        def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
+            raise ValueError("a bug")
+
+    clips = random_clips(4)
+    with pytest.raises(ValueError, match="a bug"):
+        list(ClipBatches(BuggyClips(clips.video_NTCHW, clips.audio_NTS), batch_size=2, seed=0).epoch(0))
+
+
+def test_an_epoch_knows_how_many_batches_are_left() -> None:
+    loader = make_loader(random_clips(12), batch_size=4)
+    assert [len(make_loader(random_clips(12), batch_size=4, start_step=start)) for start in range(5)] == [3, 2, 1, 0, 0]
+    assert ids(loader) == ids(loader)  # it can be iterated again
+    assert len(ClipBatches(random_clips(12), batch_size=4, seed=0)) == 3
+
+
+def test_replacements_end_with_the_limit_of_failed_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmmixer.data.loader.MAX_FAILED_VIDEOS", 3)
+    dataset = FaultyClips(12, broken=set(range(11)))
+    with pytest.raises(DataError, match=r"^4 videos in a row could not be decoded"):
+        list(ClipBatches(dataset, batch_size=2, seed=0, shuffle=False).epoch(0))
+    assert dataset.reads[11] == 0
+
+
+class TestFromAStore:
+    def test_batches_are_the_stacked_clips(self, store: Path) -> None:
+        clips = open_store(store)
+        for step, batch in enumerate(ClipBatches(clips, batch_size=7, seed=5, num_workers=1).epoch(3)):
+            rows = epoch_order(30, seed=5, epoch=3, shuffle=True)[7 * step : 7 * step + 7]
+            assert same_batch(batch, collate([clips[int(row)] for row in rows]))  # through `Clip`s, one at a time
+
+    @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+    @pytest.mark.parametrize(("workers", "world"), [(0, 3), (1, 2), (3, 1)])
+    def test_any_number_of_workers_and_processes_gives_the_same_global_batches(
+        self, store: Path, workers: int, world: int
+    ) -> None:
+        clips, size = open_store(store), 6
+        alone = ClipBatches(clips, batch_size=size, seed=1)
+        ranks = [
+            ClipBatches(clips, batch_size=size // world, seed=1, rank=rank, world=world, num_workers=workers)
+            for rank in range(world)
+        ]
+        for epoch, start in ((0, 0), (1, 0), (1, 3), (2, 4)):
+            whole = list(alone.epoch(epoch))[start:]
+            parts = [list(rank.epoch(epoch, start)) for rank in ranks]
+            assert [len(part) for part in parts] == [len(whole)] * world == [5 - start] * world
+            for step, batch in enumerate(whole):
+                mine = [part[step] for part in parts]
+                assert [name for one in mine for name in one.ids] == batch.ids
+                assert torch.equal(torch.cat([one.video_BTCHW for one in mine]), batch.video_BTCHW)
+                assert torch.equal(torch.cat([one.audio_BTN for one in mine]), batch.audio_BTN)
+
+    def test_without_drop_last_the_last_batch_is_shorter(self, store: Path) -> None:
+        clips = open_store(store)
+        loaders = [ClipBatches(clips, batch_size=8, seed=0, drop_last=False, num_workers=workers) for workers in (0, 1)]
+        batches = [list(loader.epoch(0)) for loader in loaders]
+        assert [len(batch) for batch in batches[1]] == [8, 8, 8, 6]
+        assert all(same_batch(one, other) for one, other in zip(*batches, strict=True))

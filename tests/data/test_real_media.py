@@ -1,4 +1,4 @@
-"""`prepare` on real films, and on 336 files a library will meet one day."""
+"""`prepare` on real videos, and on 336 files a library will meet one day."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ def test_every_hostile_file_is_used_or_listed(real_media: Path, tmp_path: Path) 
     assert len(store.read(range(len(store)))) == len(store.ids) == report.clips
 
 
-def test_real_films_from_the_store_are_the_films(real_media: Path, tmp_path: Path) -> None:
+def test_real_videos_from_the_store_are_the_videos(real_media: Path, tmp_path: Path) -> None:
     lines = (real_media / "films/manifest.csv").read_text().splitlines()
-    # Every ninth film; the whole folder takes a minute.
+    # Every ninth video; the whole folder takes a minute.
     rows = [f"{real_media}/films/{line}" for line in lines[1::9]]
     (tmp_path / "m.csv").write_text("\n".join([lines[0], *rows]))
     report = prepare(
         PrepareSettings(data=str(tmp_path / "m.csv"), out=str(tmp_path / "store"), preset="nano", workers=2)
     )
-    films = open_clips(DataSettings(data=str(tmp_path / "m.csv")), NANO, workers=2)
+    videos = open_clips(DataSettings(data=str(tmp_path / "m.csv")), NANO, workers=2)
     store = ClipStore.open(tmp_path / "store")
-    assert store.ids == list(films.ids)
-    assert store.sources == list(films.sources)
+    assert store.ids == list(videos.ids)
+    assert store.sources == list(videos.sources)
     assert set(store.splits) == {"train", "gallery"}
-    assert report.films == len(rows)
-    assert len(set(store.sources)) + report.skips.total >= len(rows) - 3  # several films of one source
-    picked = range(0, len(films), 4)
-    for direct, stored in zip(films.read(picked), store.read(picked), strict=True):
+    assert report.videos == len(rows)
+    assert len(set(store.sources)) + report.skips.total >= len(rows) - 3  # several videos of one source
+    picked = range(0, len(videos), 4)
+    for direct, stored in zip(videos.read(picked), store.read(picked), strict=True):
         assert not isinstance(direct, MediaError)
         assert direct.frames is not None
         assert direct.sound is not None

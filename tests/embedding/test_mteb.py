@@ -15,10 +15,10 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval  # noqa: E402
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 
-from cmmixer.embedding.api import LoadedRun  # noqa: E402
+from cmmixer.embedding.api import Model  # noqa: E402
 from cmmixer.embedding.mteb import MTEBModel  # noqa: E402
 from cmmixer.errors import MediaError, SettingsError  # noqa: E402
-from tests.support.coloured_videos import BLUE, GREEN, RED, ColourEncoder, film, sound  # noqa: E402
+from tests.support.coloured_videos import BLUE, GREEN, RED, ColourEncoder, sound, video  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COLOURS = [RED, GREEN, BLUE, (1.0, 1.0, 0.0), (0.0, 1.0, 1.0)]
@@ -36,12 +36,12 @@ def _rows(column: str, files: list[Path], embedded: bool) -> datasets.Dataset:
 
 
 def _task(category: str, queries: datasets.Dataset, corpus: datasets.Dataset, truth: dict[str, str]) -> Any:
-    senses = ["video", "audio"] if category == "v2a" else ["audio", "video"]
+    modalities = ["video", "audio"] if category == "v2a" else ["audio", "video"]
 
     class Colours(AbsTaskRetrieval):  # type: ignore[misc]
         metadata = TaskMetadata(
             name=f"Colours{category.upper()}", description="Colours and their tones.", reference=None,
-            dataset={"path": "none", "revision": "none"}, type="Any2AnyRetrieval", category=category, modalities=senses,
+            dataset={"path": "none", "revision": "none"}, type="Any2AnyRetrieval", category=category, modalities=modalities,
             eval_splits=["test"], eval_langs=["zxx-Zxxx"], main_score="ndcg_at_10", date=("2026-01-01", "2026-01-02"),
             domains=["Scene"], task_subtypes=[], license="apache-2.0", annotations_creators="derived", dialect=[],
             sample_creation="created", bibtex_citation="",
@@ -58,14 +58,14 @@ def _task(category: str, queries: datasets.Dataset, corpus: datasets.Dataset, tr
 
 @pytest.fixture
 def media(tmp_path: Path) -> dict[str, list[Path]]:
-    films = [film(tmp_path / f"film{number}.mp4", [colour] * 2, sound=None) for number, colour in enumerate(COLOURS)]
+    videos = [video(tmp_path / f"video{number}.mp4", [colour] * 2, sound=None) for number, colour in enumerate(COLOURS)]
     sounds = [sound(tmp_path / f"sound{number}.wav", [colour] * 2) for number, colour in enumerate(COLOURS)]
-    return {"video": films, "audio": sounds}
+    return {"video": videos, "audio": sounds}
 
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> MTEBModel:
-    monkeypatch.setattr("cmmixer.embedding.mteb.load", lambda name, device: LoadedRun(ColourEncoder()))
+    monkeypatch.setattr("cmmixer.embedding.mteb.load", lambda name, device: Model(ColourEncoder()))
     monkeypatch.setattr("cmmixer.embedding.mteb._ROWS_AT_ONCE", 2)
     return MTEBModel("colours:x")
 
@@ -77,7 +77,7 @@ def test_mtebs_own_figures(
     asked, found = ("video", "audio") if category == "v2a" else ("audio", "video")
     queries, corpus = _rows(asked, media[asked], embedded), _rows(found, media[found], embedded)
     truth = {query.stem: document.stem for query, document in zip(media[asked], media[found], strict=True)}
-    # One is told wrong: a model that knows the rule gets four of five.
+    # One answer is wrong, so a model that knows the rule gets four of five.
     first, second, *_ = truth
     truth[first] = truth[second]
     cache = mteb.ResultCache(cache_path=tmp_path / "cache")
@@ -86,7 +86,7 @@ def test_mtebs_own_figures(
     )
     scores = result.task_results[0].scores["test"][0]
     assert scores["recall_at_1"] == pytest.approx(0.8)
-    assert result.model_name == f"cmmixer/{model.model.encoder.id[:16]}"
+    assert result.model_name == f"cmmixer/{model.model.id[:16]}"
 
 
 class _Loader:
@@ -101,10 +101,10 @@ def _metadata() -> Any:
     return Metadata
 
 
-def test_both_senses_are_one_vector(media: dict[str, list[Path]], model: MTEBModel) -> None:
+def test_both_modalities_are_one_vector(media: dict[str, list[Path]], model: MTEBModel) -> None:
     columns = [_rows("video", media["video"], True), _rows("audio", media["audio"][::-1], True).remove_columns("id")]
     vectors = model.encode(_Loader(datasets.concatenate_datasets(columns, axis=1)), task_metadata=_metadata())
-    total = model.model.embed_video(media["video"]) + model.model.embed_audio(media["audio"][::-1])
+    total = model.model.encode_video(media["video"]) + model.model.encode_audio(media["audio"][::-1])
     assert np.allclose(vectors, total / np.linalg.norm(total, axis=1, keepdims=True), atol=1e-5)
 
 
@@ -113,6 +113,6 @@ def test_text_and_broken_rows_are_refused(media: dict[str, list[Path]], model: M
     with pytest.raises(SettingsError, match="Some task: got rows of text; cmmixer embeds video and audio"):
         model.encode(_Loader(text), task_metadata=_metadata())
     broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"not a film")
+    broken.write_bytes(b"not a video")
     with pytest.raises(MediaError, match=r"broken.mp4: cannot be decoded"):
         model.encode(_Loader(_rows("video", [broken], False)), task_metadata=_metadata())

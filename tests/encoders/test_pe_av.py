@@ -1,8 +1,9 @@
-"""PE-AV through transformers' own class, tiny and with random weights: the adapter gives what the model's forward gives."""
+"""PE-AV with transformers' own class, tiny and with random weights: the adapter computes what the model's forward does."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import torch
 
 from cmmixer.cli.main import main
+from cmmixer.encoders import pe_av
 from cmmixer.encoders.base import Encoder
 from cmmixer.encoders.loading import load_encoder
 from cmmixer.encoders.pe_av import PeAvEncoder, from_checkpoint, weights_id
 from cmmixer.errors import CheckpointError, SettingsError
-from tests.support.coloured_videos import BLUE, RED, film
+from tests.support.coloured_videos import BLUE, RED, video
 
 transformers = pytest.importorskip("transformers", reason="PE-AV needs transformers (extra hf)")
 HAS_TIMM = importlib.util.find_spec("timm") is not None and importlib.util.find_spec("torchvision") is not None
@@ -84,7 +86,7 @@ def _encoder(model: Any) -> PeAvEncoder:
     return PeAvEncoder(model, "hf:tiny", side=32, mean=half, std=half, sample_rate_hz=48000, device=torch.device("cpu"))
 
 
-def test_the_same_vectors_as_the_models_own_forward(model: Any) -> None:
+def test_vectors_equal_the_model_s_own_forward(model: Any) -> None:
     encoder = _encoder(model)
     assert isinstance(encoder, Encoder)
     assert (encoder.dim, encoder.clip.frames, encoder.clip.clip_seconds) == (32, 10, 5.0)
@@ -93,7 +95,7 @@ def test_the_same_vectors_as_the_models_own_forward(model: Any) -> None:
     pixels = torch.randint(0, 256, (2, 10, 3, 32, 32), dtype=torch.uint8, generator=generator)
     windows = torch.randint(-9000, 9000, (2, 10, 24000), dtype=torch.int16, generator=generator)
     with torch.inference_mode():
-        # The windows of a moment lie end to end: one sound of 5 s.
+        # The windows of a moment follow each other without gaps: 5 s of sound.
         sound = torch.cat([windows[:, number] for number in range(10)], dim=1).float() / 32768
         wanted = model(pixel_values_videos=pixels.float() / 127.5 - 1, input_values=sound[:, None])
     for got, vectors in (
@@ -107,7 +109,7 @@ def test_the_same_vectors_as_the_models_own_forward(model: Any) -> None:
     assert torch.allclose(encoder.embed_video(turned).clip_BE, encoder.embed_video(pixels).clip_BE, atol=1e-6)
 
 
-def test_the_id_is_that_of_the_weights(model: Any) -> None:
+def test_the_id_depends_on_the_weights(model: Any) -> None:
     before = weights_id(model)
     assert before == weights_id(model)
     weight = model.audio_model.audio_head.state_dict()
@@ -119,7 +121,7 @@ def test_the_id_is_that_of_the_weights(model: Any) -> None:
     assert changed != before
 
 
-def test_a_saved_checkpoint_searches_films(
+def test_a_saved_checkpoint_searches_videos(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model.save_pretrained(tmp_path / "tiny")
@@ -134,12 +136,12 @@ def test_a_saved_checkpoint_searches_films(
     name = f"hf:{tmp_path / 'tiny'}"
     assert load_encoder(name, "cpu").id == weights_id(model)
     for colour, path in ((RED, "red.mp4"), (BLUE, "blue.mp4")):
-        film(tmp_path / "films" / path, [colour] * 6)
+        video(tmp_path / "videos" / path, [colour] * 6)
     library = str(tmp_path / "library")
-    data = str(tmp_path / "films")
+    data = str(tmp_path / "videos")
     assert main(["index", "--model", name, "--data", data, "--index", library, "--workers", "1"]) == 0
     capsys.readouterr()
-    query = str(tmp_path / "films" / "red.mp4")
+    query = str(tmp_path / "videos" / "red.mp4")
     assert main(["search", query, "--index", library, "--for", "video", "--by", "video", "-k", "1"]) == 0
     assert "1.000" in capsys.readouterr().out
 
@@ -154,8 +156,37 @@ def test_other_checkpoints_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(HAS_TIMM, reason="timm is here")
-def test_what_is_missing_is_named() -> None:
+def test_a_missing_library_is_named() -> None:
     with pytest.raises(
         SettingsError, match=r"--model hf:facebook/pe-av-small needs timm, .* pip install 'cmmixer\[hf\]'"
     ):
         load_encoder("hf:facebook/pe-av-small", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [
+        ({"height": 336, "width": 336}, 336),
+        ({"shortest_edge": 224}, 224),
+        ({"height": None, "shortest_edge": 448}, 448),
+    ],
+)
+def test_the_size_of_a_frame_is_read_from_the_processor(size: dict[str, int | None], side: int) -> None:
+    assert pe_av._side(size) == side
+
+
+def test_a_missing_timm_is_noticed_before_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr(pe_av, "from_checkpoint", lambda *arguments: pytest.fail("downloads the model"))
+    with pytest.raises(ModuleNotFoundError, match="timm"):
+        pe_av.load("facebook/pe-av-small", torch.device("cpu"))
+
+
+def test_the_id_does_not_depend_on_the_order_of_tensors() -> None:
+    one, other = torch.nn.Module(), torch.nn.Module()
+    for module, names in ((one, ("a", "b")), (other, ("b", "a"))):
+        for name in names:
+            module.register_buffer(name, torch.full((2,), float(ord(name))))
+    assert weights_id(one) == weights_id(other)
+    other.register_buffer("c", torch.zeros(0))
+    assert weights_id(one) != weights_id(other)

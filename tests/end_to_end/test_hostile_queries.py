@@ -1,4 +1,4 @@
-"""Files that were never films, asked as queries: an answer or one clear line, and the search goes on."""
+"""Hostile files as queries: each gives hits or a one-line error, and the search keeps working."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.support.small_runs import NANO, untrained_run
 
 
 @pytest.mark.data
-def test_every_hostile_query_is_answered_or_refused_in_one_line(real_media: Path, films: Path, tmp_path: Path) -> None:
+def test_hostile_queries_give_hits_or_a_one_line_error(real_media: Path, videos: Path, tmp_path: Path) -> None:
     untrained_run(tmp_path / "run", NANO)
     encoder = load_encoder(str(tmp_path / "run"), "cpu")
-    index(IndexSettings(model=str(tmp_path / "run"), data=str(films), index=str(tmp_path / "index"), device="cpu"))
+    index(IndexSettings(model=str(tmp_path / "run"), data=str(videos), index=str(tmp_path / "index"), device="cpu"))
     queries = sorted((real_media / "hostile").glob("*/*"))
     seen: Counter[str] = Counter()
     lines: dict[str, int] = {}
@@ -27,9 +27,9 @@ def test_every_hostile_query_is_answered_or_refused_in_one_line(real_media: Path
         settings = SearchSettings(query=str(query), index=str(tmp_path / "index"), k=2, file_seconds=20.0, device="cpu")
         try:
             found = search(settings, encoder=encoder)
-        except InputError as fault:
-            lines[str(query)] = str(fault).count("\n") + 1
-            seen[fault.reason if isinstance(fault, MediaError) else type(fault).__name__] += 1
+        except InputError as error:
+            lines[str(query)] = str(error).count("\n") + 1
+            seen[error.reason if isinstance(error, MediaError) else type(error).__name__] += 1
         else:
             assert len(found.hits) == 2
             seen["answered"] += 1

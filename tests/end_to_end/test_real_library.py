@@ -1,4 +1,4 @@
-"""Embed, index and search with a real network and real decoder processes, on files that a library will meet one day."""
+"""Embedding, indexing and search with a real network and real decoder processes, also on hostile files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cmmixer.errors import CheckpointError, SettingsError
 from cmmixer.retrieval.build import index
 from cmmixer.retrieval.index import MomentIndex
 from cmmixer.retrieval.search import search
-from tests.support.coloured_videos import BLUE, CLIP, GREEN, RED, film
+from tests.support.coloured_videos import BLUE, CLIP, GREEN, RED, video
 from tests.support.small_runs import untrained_run
 
 SMALL = ModelSettings(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, patch=8)
@@ -26,25 +26,25 @@ SMALL = ModelSettings(dim=16, depth=1, heads=2, decoder_dim=16, decoder_depth=1,
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A retriever that has learnt nothing, as a run's folder."""
+    """The folder of an untrained retriever."""
     torch.manual_seed(0)
     return untrained_run(tmp_path_factory.mktemp("run"), CLIP, model=SMALL, embed_dim=12)
 
 
-def test_a_checkpoint_as_an_encoder(run: Path, tmp_path: Path) -> None:
+def test_checkpoint_is_loaded_as_an_encoder(run: Path, tmp_path: Path) -> None:
     encoder = load_encoder(run, "cpu")
-    assert (encoder.dim, encoder.clip, encoder.id) == (12, CLIP, checkpoint.load_card(run).model_id)
+    assert (encoder.dim, encoder.clip, encoder.id) == (12, CLIP, checkpoint.load_metadata(run).model_id)
     assert encoder.path == str(run / "checkpoints" / "step-00000000")
-    paths = [film(tmp_path / "a.mp4", [RED, BLUE]), film(tmp_path / "b.mp4", [GREEN])]
+    paths = [video(tmp_path / "a.mp4", [RED, BLUE]), video(tmp_path / "b.mp4", [GREEN])]
     loaded = load(run, "cpu")
-    together, alone = loaded.embed_video(paths), loaded.embed_video(paths[1:])
+    together, alone = loaded.encode_video(paths), loaded.encode_video(paths[1:])
     assert together.shape == (2, 12)
     assert np.allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-5)
-    assert np.allclose(together[1], alone[0], atol=1e-5)  # a film's vector does not depend on its company
-    assert loaded.embed_audio(paths).shape == (2, 12)
+    assert np.allclose(together[1], alone[0], atol=1e-5)  # independent of the other videos of the batch
+    assert loaded.encode_audio(paths).shape == (2, 12)
 
 
-def test_models_that_cannot_be_loaded(run: Path, tmp_path: Path) -> None:
+def test_missing_model_and_device_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected a run or checkpoint folder"):
         load(tmp_path / "none")
     if not torch.cuda.is_available():
@@ -53,7 +53,7 @@ def test_models_that_cannot_be_loaded(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_every_hostile_file_is_used_or_listed(run: Path, tmp_path: Path, real_media: Path) -> None:
+def test_hostile_files_are_used_or_skipped(run: Path, tmp_path: Path, real_media: Path) -> None:
     data = real_media / "hostile" / "made"
     report = index(IndexSettings(model=str(run), data=str(data), index=str(tmp_path / "library"), file_seconds=30.0))
     library = MomentIndex.open(tmp_path / "library")

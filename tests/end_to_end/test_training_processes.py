@@ -1,4 +1,4 @@
-"""Training in real processes: several at once, and killed ones."""
+"""Training in real processes: on several of them, and killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from cmmixer import checkpoint
-from cmmixer.train.resume import hold_run_folder
+from cmmixer.train.resume import lock_run_folder
 from tests.support.commands import ENVIRONMENT, cmmixer, start, torchrun, torchrun_command
 
 
@@ -24,7 +24,7 @@ def log(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def test_the_published_command_on_two_processes_equals_one_with_the_doubled_batch(films: Path, tmp_path: Path) -> None:
+def test_published_command_on_two_processes_equals_one_with_double_batch(videos: Path, tmp_path: Path) -> None:
     flags = [
         "pretrain",
         "--num_workers",
@@ -38,7 +38,7 @@ def test_the_published_command_on_two_processes_equals_one_with_the_doubled_batc
         "--mixup_mode",
         "image",
     ]
-    flags += ["--preset", "nano", "--data", str(films), "--log_steps", "1"]
+    flags += ["--preset", "nano", "--data", str(videos), "--log_steps", "1"]
     two = torchrun(2, *flags, "--batch_size", "8", "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr[-2000:]
     one = cmmixer(*flags, "--batch_size", "16", "--out", tmp_path / "one")
@@ -52,7 +52,7 @@ def test_the_published_command_on_two_processes_equals_one_with_the_doubled_batc
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=2e-4)
 
 
-def test_finetune_on_two_processes_equals_one_with_the_doubled_batch(store: Path, tmp_path: Path) -> None:
+def test_finetune_on_two_processes_equals_one_with_double_batch(store: Path, tmp_path: Path) -> None:
     flags = [
         "finetune",
         "--num_workers",
@@ -76,7 +76,7 @@ def test_finetune_on_two_processes_equals_one_with_the_doubled_batch(store: Path
         assert double["gradient_norm"] == pytest.approx(single["gradient_norm"], rel=5e-3)
 
 
-def test_pretrain_killed_twice_ends_with_the_same_bits(store: Path, tmp_path: Path) -> None:
+def test_pretrain_killed_twice_is_bit_exact(store: Path, tmp_path: Path) -> None:
     flags = [
         "pretrain",
         "--data",
@@ -105,7 +105,7 @@ def test_pretrain_killed_twice_ends_with_the_same_bits(store: Path, tmp_path: Pa
     assert [row["loss"] for row in log(tmp_path / "killed")] == [row["loss"] for row in log(tmp_path / "whole")]
 
 
-def test_a_killed_process_ends_a_sliced_job_which_goes_on_alone(store: Path, tmp_path: Path) -> None:
+def test_sharded_job_ends_with_a_killed_process_and_resumes_on_one(store: Path, tmp_path: Path) -> None:
     flags = [
         "pretrain",
         "--data",
@@ -120,11 +120,11 @@ def test_a_killed_process_ends_a_sliced_job_which_goes_on_alone(store: Path, tmp
         "1e-3",
     ]
     flags += ["--warmup_epochs", "1", "--save_steps", "1", "--log_steps", "1", "--strategy", "fsdp"]
-    with (tmp_path / "told").open("w") as told:
+    with (tmp_path / "stderr.txt").open("w") as stderr:
         job = subprocess.Popen(
             torchrun_command(2, "cmmixer", *flags, "--batch_size", "4", "--out", str(tmp_path / "killed")),
-            stdout=told,
-            stderr=told,
+            stdout=stderr,
+            stderr=stderr,
             env=ENVIRONMENT,
         )
         try:
@@ -135,18 +135,18 @@ def test_a_killed_process_ends_a_sliced_job_which_goes_on_alone(store: Path, tmp
                 time.sleep(0.005)
             second = next(child for child in psutil.Process(job.pid).children() if child.environ()["RANK"] == "1")
             second.kill()
-            begun = time.monotonic()
+            started = time.monotonic()
             assert job.wait(timeout=60) == 1
         finally:
             job.kill()
-    assert time.monotonic() - begun < 20
-    reason = (tmp_path / "told").read_text()
-    # Whichever is first: the other process misses its partner, or torchrun ends it.
-    assert "process 0 of 2 lost touch with another one" in reason or "process 0 of 2 was ended from outside" in reason
+    assert time.monotonic() - started < 20
+    reason = (tmp_path / "stderr.txt").read_text()
+    # Either the other process loses its partner first, or torchrun ends it first.
+    assert "process 0 of 2 lost touch with another one" in reason or "process 0 of 2 was terminated" in reason
     assert "Signal 9 (SIGKILL)" in reason
     stopped = _newest(tmp_path / "killed")
     assert 3 <= stopped < 16
-    # The very same command on one process: it takes the clips of both, so that the steps stay the same.
+    # The same command on one process takes the clips of both, so that the steps stay the same.
     rest = cmmixer(*flags, "--batch_size", "4", "--out", tmp_path / "killed")
     assert rest.returncode == 0, rest.stderr[-2000:]
     whole = cmmixer(*flags, "--batch_size", "8", "--out", tmp_path / "whole")
@@ -165,11 +165,11 @@ def test_a_killed_process_ends_a_sliced_job_which_goes_on_alone(store: Path, tmp
     assert "batches of 8 clips, --batch_size 6 on 1 processes makes 6; leave --batch_size at 4" in refused.stderr
 
 
-def test_processes_whose_torchrun_is_killed_end_and_leave_the_folder_to_the_next(store: Path, tmp_path: Path) -> None:
+def test_processes_end_when_torchrun_is_killed(store: Path, tmp_path: Path) -> None:
     flags = ["pretrain", "--data", str(store), "--preset", "nano", "--epochs", "400", "--num_workers", "1"]
     flags += ["--batch_size", "4", "--save_steps", "1", "--out", str(tmp_path / "run")]
-    with (tmp_path / "told").open("w") as told:
-        job = subprocess.Popen(torchrun_command(2, "cmmixer", *flags), stdout=told, stderr=told, env=ENVIRONMENT)
+    with (tmp_path / "stderr.txt").open("w") as stderr:
+        job = subprocess.Popen(torchrun_command(2, "cmmixer", *flags), stdout=stderr, stderr=stderr, env=ENVIRONMENT)
         try:
             deadline = time.monotonic() + 120
             while _newest(tmp_path / "run") < 2:
@@ -177,36 +177,34 @@ def test_processes_whose_torchrun_is_killed_end_and_leave_the_folder_to_the_next
                 assert time.monotonic() < deadline, "the job never got there"
                 time.sleep(0.005)
             family = psutil.Process(job.pid).children(recursive=True)
-            assert (
-                len(family) >= 8
-            )  # two of: the process, the server that forks its workers, a worker, the resource tracker
+            assert len(family) >= 8  # two of each: process, fork server of the workers, worker, resource tracker
         finally:
             job.kill()
             job.wait()
     _, left = psutil.wait_procs(family, timeout=30)
     assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
-    assert "of 2 lost torchrun, which was killed; the same command goes on" in (tmp_path / "told").read_text()
-    with hold_run_folder(tmp_path / "run"):  # nobody holds it any more
+    assert "of 2 lost torchrun, which was killed; the same command resumes" in (tmp_path / "stderr.txt").read_text()
+    with lock_run_folder(tmp_path / "run"):  # no process holds the lock any more
         checkpoint.load_weights(tmp_path / "run")
 
 
-def test_more_processes_than_clips_are_refused_before_anything_is_written(films: Path, tmp_path: Path) -> None:
+def test_more_processes_than_clips_are_refused(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
-    for film in sorted(films.glob("*.mp4"))[:2]:
-        shutil.copy(film, tmp_path / "two")
+    for video in sorted(videos.glob("*.mp4"))[:2]:
+        shutil.copy(video, tmp_path / "two")
     flags = ["pretrain", "--data", str(tmp_path / "two"), "--preset", "nano", "--batch_size", "1", "--num_workers", "1"]
     done = torchrun(3, *flags, "--out", tmp_path / "run")
     assert done.returncode == 1
     assert (
         "cmmixer: --batch_size: 1 x 3 processes x 1 accumulated need 3 clips for one step, and there are 2; "
-        "give fewer processes or more films" in done.stderr
+        "give fewer processes or more videos" in done.stderr
     )
     assert "exitcode  : 2" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
 def _kill_beyond(run: Path, step: int, flags: list[str]) -> int:
-    """Starts the run, kills -9 all its processes once it is beyond a step, and says where it was."""
+    """Starts the run, kills all its processes with SIGKILL once it is beyond a step, and returns the step it reached."""
     process = start(*flags, "--out", run)
     try:
         deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""A thousand opened films leave nothing behind."""
+"""Opening a thousand files leaks neither memory nor file descriptors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import psutil
 
 from cmmixer.errors import MediaError
-from cmmixer.media.decode import Film
+from cmmixer.media.decode import MediaFile
 from tests.support.counting_videos import counting_pixels, tone, write
 
-MOST_GROWTH_BYTES = 16 << 20
+MAX_GROWTH_BYTES = 16 << 20
 
 
-def test_memory_does_not_grow_over_a_thousand_films(tmp_path: Path) -> None:
+def test_a_thousand_files_leak_nothing(tmp_path: Path) -> None:
     pixels = counting_pixels(6, 64, 64)
     paths = [
         write(tmp_path / f"{ending}.{ending}", pixels=pixels, fps=5, samples=tone(1.2, 8000), rate=8000)
@@ -29,15 +29,15 @@ def test_memory_does_not_grow_over_a_thousand_films(tmp_path: Path) -> None:
         if number == 200:
             before = own.memory_info().rss
         try:
-            with Film.open(paths[number % len(paths)]) as film:
-                # One sense at a time: half the work, and each format still sees both.
+            with MediaFile.open(paths[number % len(paths)]) as media:
+                # One modality per file halves the work; each format still gets both.
                 if number // len(paths) % 2:
-                    film.frames(np.array([0.1, 0.9]), 32, 32)
+                    media.frames(np.array([0.1, 0.9]), 32, 32)
                 else:
-                    film.sound_windows(np.array([0.5]), 0.5, 4000)
+                    media.audio_windows(np.array([0.5]), 0.5, 4000)
                 opened += 1
         except MediaError:
             continue
     assert opened == 750
-    assert own.memory_info().rss - before < MOST_GROWTH_BYTES
+    assert own.memory_info().rss - before < MAX_GROWTH_BYTES
     assert own.num_fds() < 100

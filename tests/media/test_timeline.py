@@ -1,4 +1,4 @@
-"""Arithmetic of clips and instants."""
+"""Places of clips in a video and of frames in a clip."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cmmixer.types import Span
 LENGTHS = st.floats(0.05, 500.0)
 
 
-def test_instants_are_the_centres_of_equal_cells() -> None:
+def test_instants_are_centers_of_equal_cells() -> None:
     np.testing.assert_allclose(frame_instants(Span(2.0, 6.0), 4), [2.5, 3.5, 4.5, 5.5])
 
 
@@ -27,8 +27,8 @@ def test_instants_are_inside_and_evenly_spaced(start: float, length: float, fram
     assert instants.mean() == pytest.approx(start + length / 2)
 
 
-def test_no_frames_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 cell or more; got 0"):
+def test_frame_instants_refuses_zero_frames() -> None:
+    with pytest.raises(ValueError, match=r"^frames must be 1 or more; got 0$"):
         frame_instants(Span(0, 1), 0)
 
 
@@ -44,22 +44,22 @@ def test_no_frames_are_refused() -> None:
         (float("nan"), {}, []),
     ],
 )
-def test_clips_of_four_seconds(duration: float, options: dict[str, bool], starts: list[float]) -> None:
+def test_clip_spans(duration: float, options: dict[str, bool], starts: list[float]) -> None:
     spans = clip_spans(duration, 4.0, 4.0, **options)
     assert [span.start_seconds for span in spans] == starts
     assert all(span.duration_seconds == pytest.approx(4.0) for span in spans)
 
 
-def test_a_short_film_is_kept_whole_on_request() -> None:
+def test_a_short_video_is_kept_on_request() -> None:
     assert clip_spans(1.5, 4.0, 4.0, keep_short=True) == [Span(0.0, 1.5)]
 
 
-def test_clips_may_overlap() -> None:
+def test_clip_spans_may_overlap() -> None:
     assert [span.start_seconds for span in clip_spans(6.0, 4.0, 1.0)] == [0.0, 1.0, 2.0]
 
 
 @given(duration=LENGTHS, clip=LENGTHS, stride=st.floats(0.5, 500.0), cover=st.booleans(), short=st.booleans())
-def test_clips_lie_inside_the_film(duration: float, clip: float, stride: float, cover: bool, short: bool) -> None:
+def test_clips_lie_inside_the_video(duration: float, clip: float, stride: float, cover: bool, short: bool) -> None:
     spans = clip_spans(duration, clip, stride, cover_end=cover, keep_short=short)
     for number, span in enumerate(spans):
         assert span.start_seconds >= 0
@@ -75,12 +75,12 @@ def test_clips_lie_inside_the_film(duration: float, clip: float, stride: float, 
 
 
 @pytest.mark.parametrize(("clip", "stride"), [(0.0, 1.0), (1.0, 0.0), (1.0, -1.0)])
-def test_a_length_that_is_not_positive_is_refused(clip: float, stride: float) -> None:
-    with pytest.raises(ValueError, match="positive length and stride"):
+def test_clip_spans_refuses_lengths_that_are_not_positive(clip: float, stride: float) -> None:
+    with pytest.raises(ValueError, match=r"^clip length and stride must be positive; got"):
         clip_spans(10.0, clip, stride)
 
 
-def test_even_clips_reach_from_the_start_to_the_end() -> None:
+def test_even_spans_reach_from_start_to_end() -> None:
     assert [span.start_seconds for span in even_spans(22.0, 4.0, 10)] == [
         0.0,
         2.0,
@@ -93,11 +93,11 @@ def test_even_clips_reach_from_the_start_to_the_end() -> None:
         16.0,
         18.0,
     ]
-    spans = even_spans(5.0, 4.0, 3)  # they overlap where the film is short
+    spans = even_spans(5.0, 4.0, 3)  # they overlap where the video is short
     assert [(span.start_seconds, span.end_seconds) for span in spans] == [(0.0, 4.0), (0.5, 4.5), (1.0, 5.0)]
     assert even_spans(10.0, 4.0, 1) == [Span(3.0, 7.0)]  # one clip is the middle
     assert even_spans(4.0 - SLACK_SECONDS / 2, 4.0, 10) == [Span(0.0, 4.0)]
     assert even_spans(1.5, 4.0, 10) == [Span(0.0, 1.5)]
     assert even_spans(0.0, 4.0, 10) == []
-    with pytest.raises(ValueError, match=r"count of 1 or more; got 0 of 4\.0 s"):
+    with pytest.raises(ValueError, match=r"^clip length must be positive and count 1 or more; got 0 clips of 4\.0 s$"):
         even_spans(10.0, 4.0, 0)

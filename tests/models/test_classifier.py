@@ -1,4 +1,4 @@
-"""The classifier's logits are those of its formula; a sense that is missing counts as an average one."""
+"""The classifier: logits by the formula, missing modalities, towers taken from a retriever."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from cmmixer import checkpoint
-from cmmixer.checkpoint import Card
+from cmmixer.checkpoint import Metadata
 from cmmixer.config import preset
 from cmmixer.models.classifier import Classifier
 from cmmixer.models.retriever import Retriever
 from cmmixer.types import Statistics
 from tests.support.small_runs import PICO, random_clips
 
-CARD = Card(
+METADATA = Metadata(
     kind="classifier",
     model=dataclasses.replace(preset("nano").model, depth=2),
     clip=PICO,
     statistics=Statistics((0.4, 0.4, 0.4), (0.2, 0.2, 0.2), -50.0, 20.0, clips=1),
-    options={"senses": ["video", "audio"], "classes": ["dog", "cat", "rain"]},
+    options={"modalities": ["video", "audio"], "classes": ["dog", "cat", "rain"]},
     settings={},
 )
 
@@ -30,45 +30,42 @@ def decoded() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(clips.video_NTCHW), torch.from_numpy(clips.audio_NTS)
 
 
-def started() -> tuple[Classifier, Retriever]:
-    network = checkpoint.build(CARD, seed=1)
-    towers = checkpoint.build(dataclasses.replace(CARD, kind="retriever", options={}), seed=2)
+def initialized() -> tuple[Classifier, Retriever]:
+    network = checkpoint.build(METADATA, seed=1)
+    towers = checkpoint.build(dataclasses.replace(METADATA, kind="retriever", options={}), seed=2)
     assert isinstance(network, Classifier)
     assert isinstance(towers, Retriever)
-    network.start_from(towers)
-    chance = torch.Generator().manual_seed(0)
-    width = CARD.model.dim
-    network.start_head(
-        torch.randn(3, 2 * width, generator=chance),
-        torch.randn(3, generator=chance),
-        torch.randn(2, width, generator=chance),
-        torch.rand(2, width, generator=chance) + 0.5,
+    network.load_towers(towers)
+    generator = torch.Generator().manual_seed(0)
+    width = METADATA.model.dim
+    network.initialize_head(
+        torch.randn(3, 2 * width, generator=generator),
+        torch.randn(3, generator=generator),
+        torch.randn(2, width, generator=generator),
+        torch.rand(2, width, generator=generator) + 0.5,
     )
     return network.eval(), towers.eval()
 
 
-def test_logits_follow_the_formula_from_the_towers_of_the_run() -> None:
-    network, towers = started()
+def test_logits_are_the_formula() -> None:
+    network, towers = initialized()
     pixels, windows = decoded()
     keep = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
-    got = network.classify(pixels, windows, keep)
+    logits = network.classify(pixels, windows, keep)
     with torch.no_grad():
         features = [
             towers.features("video", towers.frontend.video(pixels)),
             towers.features("audio", towers.frontend.audio(windows)),
         ]
         for row in range(5):
-            standard = [
-                keep[row, place] * (features[place][row] - network.mean_SD[place]) / network.spread_SD[place]
-                for place in range(2)
-            ]
-            expected = network.head.weight @ torch.cat(standard) + network.head.bias
-            torch.testing.assert_close(got[row], expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(got[3], network.head.bias.detach())
+            normalized = [keep[row, s] * (features[s][row] - network.mean_SD[s]) / network.std_SD[s] for s in range(2)]
+            expected = network.head.weight @ torch.cat(normalized) + network.head.bias
+            torch.testing.assert_close(logits[row], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits[3], network.head.bias.detach())
 
 
-def test_a_missing_sense_counts_as_an_average_one() -> None:
-    network, towers = started()
+def test_a_missing_modality_counts_as_an_average_one() -> None:
+    network, towers = initialized()
     pixels, windows = decoded()
     with torch.no_grad():
         network.mean_SD[1] = towers.features("audio", towers.frontend.audio(windows))[0]
@@ -77,9 +74,9 @@ def test_a_missing_sense_counts_as_an_average_one() -> None:
     torch.testing.assert_close(present, missing, rtol=1e-4, atol=1e-4)
 
 
-def test_one_sense_is_all_that_it_looks_at() -> None:
-    card = dataclasses.replace(CARD, options={"senses": ["audio"], "classes": ["dog", "cat"]})
-    network = checkpoint.build(card).eval()
+def test_an_audio_classifier_ignores_the_frames() -> None:
+    metadata = dataclasses.replace(METADATA, options={"modalities": ["audio"], "classes": ["dog", "cat"]})
+    network = checkpoint.build(metadata).eval()
     assert isinstance(network, Classifier)
     _, windows = decoded()
     blank = torch.zeros(5, PICO.frames, 3, 1, 1, dtype=torch.uint8)
@@ -88,12 +85,38 @@ def test_one_sense_is_all_that_it_looks_at() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_towers_of_a_shared_retriever_are_taken_for_each_sense(shared: bool) -> None:
-    network = checkpoint.build(CARD, seed=1)
-    towers = checkpoint.build(dataclasses.replace(CARD, kind="retriever", options={"shared_tower": shared}), seed=2)
+def test_load_towers_copies_those_of_the_retriever(shared: bool) -> None:
+    network = checkpoint.build(METADATA, seed=1)
+    towers = checkpoint.build(dataclasses.replace(METADATA, kind="retriever", options={"shared_tower": shared}), seed=2)
     assert isinstance(network, Classifier)
     assert isinstance(towers, Retriever)
-    network.start_from(towers)
-    for sense in ("video", "audio"):
-        for name, value in towers.tower(sense).state_dict().items():
-            assert torch.equal(network.encoders[sense].state_dict()[name], value)
+    network.load_towers(towers)
+    for modality in ("video", "audio"):
+        for name, value in towers.tower(modality).state_dict().items():
+            assert torch.equal(network.encoders[modality].state_dict()[name], value)
+
+
+def test_preprocess_normalizes_the_modalities_of_the_classifier_in_their_order() -> None:
+    network, _ = initialized()
+    pixels, windows = decoded()
+    video, audio = network.preprocess(pixels, windows)
+    assert torch.equal(video, network.frontend.video(pixels))
+    assert torch.equal(audio, network.frontend.audio(windows))
+
+
+def test_features_are_those_of_the_towers_in_float32() -> None:
+    network, towers = initialized()
+    pixels, windows = decoded()
+    features = network.features(network.preprocess(pixels, windows))
+    assert (features.shape, features.dtype) == ((5, 2, METADATA.model.dim), torch.float32)
+    torch.testing.assert_close(features[:, 0], towers.features("video", towers.frontend.video(pixels)))
+    torch.testing.assert_close(features[:, 1], towers.features("audio", towers.frontend.audio(windows)))
+
+
+def test_an_untrained_classifier_normalizes_features_with_mean_0_and_deviation_1() -> None:
+    network = checkpoint.build(METADATA, seed=1)
+    assert isinstance(network, Classifier)
+    assert network.mean_SD.eq(0).all()
+    assert network.std_SD.eq(1).all()
+    assert network.mean_SD.shape == network.std_SD.shape == (2, METADATA.model.dim)
+    assert network.head.weight.shape == (3, 2 * METADATA.model.dim)

@@ -1,7 +1,4 @@
-"""The linear layer whose products oneDNN computes: torch's own values and gradients, wherever it is used.
-
-Matrix products by oneDNN: the network's own values, whatever the batch, and nothing left that was not packed.
-"""
+"""Linear layers by oneDNN: values and gradients of torch's own, when it is used, and packed networks for inference."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.speed.flops import counted
-from cmmixer.encoders.base import MixedEncoder
+from benchmarks.speed.flops import count_training_flops
+from cmmixer.encoders.base import MixedPrecisionEncoder
 from cmmixer.encoders.loading import ModelEncoder, load_encoder
 from cmmixer.models import onednn
 from cmmixer.models.onednn import HAS_ONEDNN, Linear, PackedLinear, pack_linears
 from cmmixer.models.vit import Block
 from tests.support.small_runs import NANO, untrained_run
 
-pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="this processor or this torch has no such products")
+pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="no oneDNN products in this torch, or not measured on this CPU")
 
 SHAPES: dict[str, Callable[[], Tensor]] = {
     "one row": lambda: torch.randn(1, 48),
@@ -36,7 +33,7 @@ SHAPES: dict[str, Callable[[], Tensor]] = {
 }
 
 
-def _both(bias: bool = True) -> tuple[Linear, nn.Linear]:
+def _layers(bias: bool = True) -> tuple[Linear, nn.Linear]:
     ours = Linear(48, 20, bias=bias)
     theirs = nn.Linear(48, 20, bias=bias)
     theirs.load_state_dict(ours.state_dict())
@@ -45,41 +42,41 @@ def _both(bias: bool = True) -> tuple[Linear, nn.Linear]:
 
 @pytest.fixture
 def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of the weights that oneDNN was given."""
-    given: list[tuple[int, ...]] = []
+    """Shapes of the weights that oneDNN multiplied with."""
+    shapes: list[tuple[int, ...]] = []
     multiply = onednn.multiply
 
-    def watched(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        given.append(tuple(weight.shape))
+    def record(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        shapes.append(tuple(weight.shape))
         return multiply(values, weight, bias)
 
-    monkeypatch.setattr(onednn, "multiply", watched)
-    return given
+    monkeypatch.setattr(onednn, "multiply", record)
+    return shapes
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("bias", [True, False])
-def test_values_and_gradients_are_torchs(shape: str, bias: bool) -> None:
+def test_values_and_gradients_equal_torchs(shape: str, bias: bool) -> None:
     torch.manual_seed(0)
     values = SHAPES[shape]()
     gradients = []
-    for layer in _both(bias):
-        given = values.detach().requires_grad_()
-        out = layer(given)
-        # Columns of a wider matrix, as the chunks of q, k and v give them back.
+    for layer in _layers(bias):
+        leaf = values.detach().requires_grad_()
+        out = layer(leaf)
+        # Columns of a wider matrix, like the gradients of the chunks of q, k and v.
         out.backward(torch.linspace(-1, 1, 2 * out.numel()).view(*out.shape[:-1], 40)[..., 7:27])
-        gradients.append((out.detach(), given.grad, layer.weight.grad, layer.bias.grad if bias else None))
+        gradients.append((out.detach(), leaf.grad, layer.weight.grad, layer.bias.grad if bias else None))
     torch.testing.assert_close(*gradients, atol=2e-5, rtol=1e-5)
 
 
-def test_each_of_the_three_products_is_onednns(products: list[tuple[int, ...]]) -> None:
-    ours, _ = _both()
+def test_all_three_products_run_in_onednn(products: list[tuple[int, ...]]) -> None:
+    ours, _ = _layers()
     ours(torch.randn(6, 48, requires_grad=True)).sum().backward()
     assert products == [(20, 48), (48, 20), (48, 6)]
 
 
-def test_what_needs_no_gradient_is_not_multiplied_for(products: list[tuple[int, ...]]) -> None:
-    ours, _ = _both()
+def test_gradients_that_are_not_needed_are_not_computed(products: list[tuple[int, ...]]) -> None:
+    ours, _ = _layers()
     ours.weight.requires_grad_(False)
     values = torch.randn(6, 48, requires_grad=True)
     ours(values).sum().backward()
@@ -91,16 +88,16 @@ def test_what_needs_no_gradient_is_not_multiplied_for(products: list[tuple[int, 
     assert len(products) == 3
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
-def test_other_precisions_are_left_to_torch(kind: torch.dtype, products: list[tuple[int, ...]]) -> None:
-    ours, theirs = (layer.to(kind) for layer in _both())
-    values = torch.randn(6, 48, dtype=kind)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_use_torch(dtype: torch.dtype, products: list[tuple[int, ...]]) -> None:
+    ours, theirs = (layer.to(dtype) for layer in _layers())
+    values = torch.randn(6, 48, dtype=dtype)
     assert torch.equal(ours(values), theirs(values))
     assert products == []
 
 
-def test_under_autocast_it_is_torchs_bfloat16(products: list[tuple[int, ...]]) -> None:
-    ours, theirs = _both()
+def test_autocast_uses_torchs_bfloat16(products: list[tuple[int, ...]]) -> None:
+    ours, theirs = _layers()
     values = torch.randn(6, 48)
     with torch.autocast("cpu", torch.bfloat16):
         out = ours(values)
@@ -109,43 +106,44 @@ def test_under_autocast_it_is_torchs_bfloat16(products: list[tuple[int, ...]]) -
     assert products == []
 
 
-def test_its_arithmetic_is_counted_as_torchs() -> None:
+def test_flops_are_counted_as_torchs() -> None:
     values = torch.randn(3, 5, 48, requires_grad=True)
-    counts = [counted(lambda layer=layer: layer(values).sum())[1] for layer in _both()]  # type: ignore[misc]
+    counts = [count_training_flops(lambda layer=layer: layer(values).sum())[1] for layer in _layers()]  # type: ignore[misc]
     assert counts == [3 * 2 * 15 * 48 * 20] * 2
 
 
-def test_an_exported_network_holds_torchs_own_operators() -> None:
-    ours, _ = _both()
+def test_an_exported_layer_uses_torchs_own_operator() -> None:
+    ours, _ = _layers()
     program = torch.export.export(ours.eval(), (torch.randn(3, 48),))
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert operators == {"aten.linear.default"}
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_compiled_and_computed_twice_a_block_learns_the_same() -> None:
+def test_compiled_and_recomputed_blocks_have_the_same_gradients() -> None:
+    """Traced forward and backward; `test_vit` generates code for a block as well."""
     torch.manual_seed(0)
     block = Block(48, 3)
     tokens = torch.randn(2, 9, 48)
     gradients = []
-    for way in (
-        lambda copied: copied(tokens),
-        lambda copied: torch.compile(copied, dynamic=False)(tokens),
-        lambda copied: checkpoint(copied, tokens, use_reentrant=False),
+    for forward in (
+        lambda network: network(tokens),
+        lambda network: torch.compile(network, dynamic=False, backend="aot_eager")(tokens),
+        lambda network: checkpoint(network, tokens, use_reentrant=False),
     ):
-        copied = copy.deepcopy(block)
-        way(copied).square().sum().backward()
-        gradients.append([parameter.grad for parameter in copied.parameters()])
+        network = copy.deepcopy(block)
+        forward(network).square().sum().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
     for other in gradients[1:]:
         torch.testing.assert_close(gradients[0], other, atol=1e-4, rtol=1e-4)
 
 
 def _media(batch: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     shape = (batch, NANO.frames, 3, NANO.height, NANO.width)
-    samples = torch.randint(-9000, 9000, (batch, NANO.frames, NANO.window_samples), generator=chance)
+    samples = torch.randint(-9000, 9000, (batch, NANO.frames, NANO.window_samples), generator=generator)
     return {
-        "embed_video": torch.randint(0, 256, shape, generator=chance).to(torch.uint8),
+        "embed_video": torch.randint(0, 256, shape, generator=generator).to(torch.uint8),
         "embed_audio": samples.to(torch.int16),
     }
 
@@ -157,32 +155,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 17])
-def test_the_vectors_are_those_of_the_plain_network(run: Path, batch: int) -> None:
+def test_packed_embeddings_equal_the_plain_network(run: Path, batch: int) -> None:
     plain, packed = ModelEncoder.load(run, torch.device("cpu")), load_encoder(run, "cpu")
     assert isinstance(packed, ModelEncoder)
-    kinds = {type(part) for part in packed.model.modules()}
-    assert PackedLinear in kinds
-    assert not {Linear, nn.Linear, nn.GELU} & kinds
+    types = {type(module) for module in packed.model.modules()}
+    assert PackedLinear in types
+    assert not {Linear, nn.Linear, nn.GELU} & types
     assert (packed.dim, packed.id) == (plain.dim, plain.id) == (32, plain.id)
     for name, media in _media(batch).items():
-        wanted, got = getattr(plain, name)(media), getattr(packed, name)(media)
-        for one, other in zip(wanted, got, strict=True):
-            torch.testing.assert_close(one, other, atol=2e-6, rtol=0.0)
-            assert float(one.std()) > 0.01
-        alone = getattr(packed, name)(media[-1:])
-        torch.testing.assert_close(alone.clip_BE[0], got.clip_BE[-1], atol=2e-6, rtol=0.0)
+        expected, embedding = getattr(plain, name)(media), getattr(packed, name)(media)
+        for vectors, expected_vectors in zip(embedding, expected, strict=True):
+            torch.testing.assert_close(vectors, expected_vectors, atol=2e-6, rtol=0.0)
+            assert float(vectors.std()) > 0.01
+        single = getattr(packed, name)(media[-1:])
+        torch.testing.assert_close(single.clip_BE[0], embedding.clip_BE[-1], atol=2e-6, rtol=0.0)
 
 
-def test_another_thread_gives_the_same_bits(run: Path) -> None:
+def test_packed_embeddings_are_bit_exact_in_another_thread(run: Path) -> None:
     encoder = load_encoder(run, "cpu")
     media = _media(4)["embed_video"]
-    with ThreadPoolExecutor(1) as other:
-        assert torch.equal(
-            other.submit(encoder.embed_video, media).result().clip_BE, encoder.embed_video(media).clip_BE
-        )
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(encoder.embed_video, media).result().clip_BE, encoder.embed_video(media).clip_BE)
 
 
-def test_a_gelu_goes_into_the_layer_before_it_and_no_other_does() -> None:
+def test_pack_linears_merges_only_a_gelu_behind_a_layer() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.GELU(), Linear(6, 8), nn.GELU(), nn.GELU(), nn.Linear(8, 8, bias=False), nn.GELU(approximate="tanh"),
@@ -192,7 +188,7 @@ def test_a_gelu_goes_into_the_layer_before_it_and_no_other_does() -> None:
     holder = nn.ModuleDict({"inside": copy.deepcopy(network)})
     pack_linears(holder)
     packed = holder["inside"]
-    assert [type(part).__name__ for part in packed] == [  # type: ignore[union-attr]
+    assert [type(child).__name__ for child in packed] == [  # type: ignore[union-attr]
         "GELU", "PackedLinear", "GELU", "PackedLinear", "GELU", "LayerNorm", "GELU", "Sequential",
     ]  # fmt: skip
     assert not packed.training
@@ -200,13 +196,13 @@ def test_a_gelu_goes_into_the_layer_before_it_and_no_other_does() -> None:
         torch.testing.assert_close(packed(values), network(values), atol=1e-6, rtol=0.0)
 
 
-def test_bfloat16_is_near_and_of_unit_length(run: Path) -> None:
+def test_mixed_precision_embeddings_are_close_and_of_unit_length(run: Path) -> None:
     plain, mixed = ModelEncoder.load(run, torch.device("cpu")), load_encoder(run, "cpu", "bf16-mixed")
-    assert isinstance(mixed, MixedEncoder)
+    assert isinstance(mixed, MixedPrecisionEncoder)
     assert (mixed.id, mixed.path, mixed.dim, mixed.clip) == (plain.id, plain.path, plain.dim, plain.clip)
     for name, media in _media(6).items():
-        for one, other in zip(getattr(plain, name)(media), getattr(mixed, name)(media), strict=True):
-            assert other.dtype == torch.float32
-            torch.testing.assert_close(other.norm(dim=-1), torch.ones(other.shape[:-1]), atol=1e-6, rtol=0.0)
-            cosines = (one * other).sum(-1)
+        for exact, vectors in zip(getattr(plain, name)(media), getattr(mixed, name)(media), strict=True):
+            assert vectors.dtype == torch.float32
+            torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(vectors.shape[:-1]), atol=1e-6, rtol=0.0)
+            cosines = (exact * vectors).sum(-1)
             assert 0.999 < float(cosines.min()) < 1.0 - 1e-7

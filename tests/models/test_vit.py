@@ -1,4 +1,4 @@
-"""Blocks compute the same however they are told to."""
+"""The ViT encoder: blocks against their formula, positions against a slow twin, masking, sizes, and ways to compute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cmmixer.config import PRESETS, ModelSettings
-from cmmixer.models.patches import keep_count, patchify
+from cmmixer.models.patches import keep_count, patchify_strip
 from cmmixer.models.vit import Attention, Block, StripEncoder, attend, sincos_positions, speed_up
 from tests.reference import patches_slow
 
@@ -42,7 +42,7 @@ def slow_attention(attention: Attention, tokens_LD: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_a_block_is_its_formula() -> None:
+def test_a_block_is_the_formula() -> None:
     torch.manual_seed(0)
     block, tokens = Block(12, 3), torch.randn(2, 5, 12)
     for b in range(2):
@@ -52,18 +52,18 @@ def test_a_block_is_its_formula() -> None:
         torch.testing.assert_close(block(tokens)[b], middle + block.mlp[2](gelu), rtol=1e-4, atol=1e-5)
 
 
-def test_heads_must_share_the_width() -> None:
-    with pytest.raises(ValueError, match="width 10 cannot be shared by 3 heads"):
+def test_refuses_a_width_that_the_heads_do_not_divide() -> None:
+    with pytest.raises(ValueError, match=r"^width 10 is not divisible by 3 heads$"):
         Block(10, 3)
 
 
 @torch.no_grad()
-def test_tokens_come_with_cls_first_in_the_grid_s_order() -> None:
+def test_tokens_are_cls_then_the_grid_in_order() -> None:
     network, strip = encoder(), strips()
     encoded = network(strip)
     assert encoded.tokens_BND.shape == (2, 1 + 8, 16)
     assert encoded.mask_BL is None
-    tokens = network.embed(patchify(strip, 4)) + sincos_positions(2, 4, 16)
+    tokens = network.embed(patchify_strip(strip, 4)) + sincos_positions(2, 4, 16)
     tokens = torch.cat([network.cls.expand(2, 1, 16), tokens], dim=1)
     for block in network.blocks:
         tokens = block(tokens)
@@ -71,47 +71,47 @@ def test_tokens_come_with_cls_first_in_the_grid_s_order() -> None:
 
 
 @torch.no_grad()
-def test_the_embedding_is_the_convolution_of_stride_p() -> None:
+def test_the_patch_embedding_is_a_convolution_of_stride_p() -> None:
     network, strip = encoder(), strips()
     kernel = network.embed.weight.reshape(16, 3, 4, 4)
     convolved = nn.functional.conv2d(strip, kernel, network.embed.bias, stride=4).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(network.embed(patchify(strip, 4)), convolved, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(network.embed(patchify_strip(strip, 4)), convolved, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
-def test_only_visible_tokens_go_through() -> None:
+def test_only_visible_tokens_are_encoded() -> None:
     network, strip = encoder(), strips()
     noise = torch.rand(2, 8, generator=torch.Generator().manual_seed(2))
     seen: list[int] = []
-    network.blocks[0].register_forward_hook(lambda module, given, out: seen.append(given[0].shape[1]))
+    network.blocks[0].register_forward_hook(lambda module, args, out: seen.append(args[0].shape[1]))
     encoded = network(strip, mask_ratio=0.75, noise=noise)
     assert seen == [1 + 2]
-    # What was dropped changes nothing.
+    # Dropped patches change nothing.
     assert encoded.mask_BL is not None
     dropped = encoded.mask_BL.reshape(2, 1, 2, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    again = network(strip + 100 * dropped, mask_ratio=0.75, noise=noise)
-    assert torch.equal(again.tokens_BND, encoded.tokens_BND)
-    # What stayed does, at its own position.
-    tokens = network.embed(patchify(strip, 4)) + sincos_positions(2, 4, 16)
-    stayed = torch.stack([tokens[b, noise[b].argsort()[:2]] for b in range(2)])
-    tokens = torch.cat([network.cls.expand(2, 1, 16), stayed], dim=1)
+    changed = network(strip + 100 * dropped, mask_ratio=0.75, noise=noise)
+    assert torch.equal(changed.tokens_BND, encoded.tokens_BND)
+    # Visible patches are encoded with their own positions.
+    tokens = network.embed(patchify_strip(strip, 4)) + sincos_positions(2, 4, 16)
+    visible = torch.stack([tokens[b, noise[b].argsort()[:2]] for b in range(2)])
+    tokens = torch.cat([network.cls.expand(2, 1, 16), visible], dim=1)
     for block in network.blocks:
         tokens = block(tokens)
     torch.testing.assert_close(encoded.tokens_BND, network.norm(tokens))
 
 
-def test_masking_without_noise_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mask_ratio 0.5 needs noise \[B, L\]"):
+def test_refuses_masking_without_noise() -> None:
+    with pytest.raises(ValueError, match=r"^mask_ratio 0.5 needs noise \[B, L\]$"):
         encoder()(strips(), mask_ratio=0.5)
 
 
-def test_the_strip_may_be_longer_than_before() -> None:
+def test_encodes_strips_of_any_length() -> None:
     network = encoder()
     for width in (8, 16, 40):
         assert network(strips(width=width)).tokens_BND.shape[1] == 1 + 2 * width // 4
 
 
-def test_initialised_like_mae() -> None:
+def test_initialization_is_that_of_mae() -> None:
     network = encoder(ModelSettings(64, 2, 4, 8, 1, 2, patch=8))
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -130,12 +130,12 @@ def encoder_parameters(model: ModelSettings) -> int:
     return patch * d + d + d + model.depth * block + 2 * d
 
 
-# In millions: DeiT-Ti 5.5 M and so on, less the classifier, the class token's position and the learnt positions.
+# DeiT-Ti has 5.5 M and so on, without the classifier and the learnt positions.
 PUBLISHED_MILLIONS = {"tiny": 5.5, "small": 21.6, "base": 85.6, "large": 303.1, "huge": 630.4}
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_published_defect_presets_build_what_their_names_say(name: str) -> None:
+def test_published_defect_encoder_sizes(name: str) -> None:
     model = PRESETS[name].model
     with torch.device("meta"):
         network = StripEncoder(model)
@@ -146,53 +146,53 @@ def test_published_defect_presets_build_what_their_names_say(name: str) -> None:
         assert count / 1e6 == pytest.approx(PUBLISHED_MILLIONS[name], rel=0.01)
 
 
-def test_keep_is_the_published_quarter() -> None:
+def test_a_quarter_of_the_published_grid_stays_visible() -> None:
     assert keep_count(14 * 56, 0.75) == 196
 
 
 def _run(block: nn.Module, tokens: Tensor) -> tuple[Tensor, list[Tensor], int]:
-    """Output, gradients of all weights, and bytes kept for the backward pass."""
-    kept = 0
+    """Output, gradients of all weights, and bytes saved for the backward pass."""
+    saved = 0
 
     def pack(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = block(tokens)
     gradients = torch.autograd.grad(out.square().sum(), list(block.parameters()))
-    return out, list(gradients), kept
+    return out, list(gradients), saved
 
 
-def test_computing_again_gives_the_same_bits_and_keeps_little() -> None:
+def test_recomputing_is_bit_exact_and_saves_memory() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(Block(32, 4), Block(32, 4))
-    again, tokens = copy.deepcopy(plain), torch.randn(2, 20, 32, requires_grad=True)
-    speed_up(again, compiled=False, recompute=True)
-    first, second = _run(plain, tokens), _run(again, tokens)
-    assert torch.equal(first[0], second[0])
-    assert all(torch.equal(one, other) for one, other in zip(first[1], second[1], strict=True))
-    # The input of each block is all that is kept from outside.
-    assert second[2] <= 2 * tokens.numel() * 4 < first[2] / 8
+    recomputing, tokens = copy.deepcopy(plain), torch.randn(2, 20, 32, requires_grad=True)
+    speed_up(recomputing, compiled=False, recompute=True)
+    out, gradients, saved = _run(plain, tokens)
+    out_again, gradients_again, saved_again = _run(recomputing, tokens)
+    assert torch.equal(out_again, out)
+    assert all(torch.equal(x, y) for x, y in zip(gradients_again, gradients, strict=True))
+    # Only the input of each block is saved.
+    assert saved_again <= 2 * tokens.numel() * 4 < saved / 8
 
 
 # torch's compiler uses what torch itself has deprecated.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_compiled_blocks_give_the_same_and_keep_their_names() -> None:
+def test_compiled_blocks_compute_the_same() -> None:
     torch.manual_seed(0)
     plain = Block(32, 4)
     fast, tokens = copy.deepcopy(plain), torch.randn(2, 20, 32)
     speed_up(fast, compiled=True, recompute=False)
     assert list(fast.state_dict()) == list(plain.state_dict())
-    first, second = _run(plain, tokens), _run(fast, tokens)
-    torch.testing.assert_close(first[0], second[0])
-    for one, other in zip(first[1], second[1], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    (out, gradients, _), (out_fast, gradients_fast, _) = _run(plain, tokens), _run(fast, tokens)
+    torch.testing.assert_close(out_fast, out)
+    torch.testing.assert_close(gradients_fast, gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("tokens", [50, 600, 1100])
-def test_attention_in_half_precision_is_near_that_in_single(tokens: int) -> None:
+def test_attention_in_half_precision_is_close_to_exact(tokens: int) -> None:
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 3, tokens, 16, generator=generator).unbind()
     exact = functional.scaled_dot_product_attention(query.double(), key.double(), value.double())
@@ -203,24 +203,24 @@ def test_attention_in_half_precision_is_near_that_in_single(tokens: int) -> None
 
 
 @pytest.mark.parametrize(("rows", "cols", "dim"), [(1, 1, 4), (2, 5, 8), (14, 56, 32), (3, 200, 12)])
-def test_equal_the_slow_twin(rows: int, cols: int, dim: int) -> None:
+def test_positions_equal_the_slow_twin(rows: int, cols: int, dim: int) -> None:
     slow = torch.tensor(patches_slow.positions(rows, cols, dim))
     torch.testing.assert_close(sincos_positions(rows, cols, dim), slow, rtol=1e-6, atol=1e-6)
 
 
 def test_published_defect_square_table_on_a_rectangular_grid() -> None:
-    """There, a 28 x 28 table lay on a 14 x 56 grid; here, places in a row share the row's half, in a column the column's."""
+    """There, a 28 x 28 table was used on a 14 x 56 grid. Here a row shares one half of its positions, a column the other."""
     table = sincos_positions(14, 56, 64).reshape(14, 56, 64)
     assert torch.equal(table[:, :, :32], table[:1, :, :32].expand(14, 56, 32))
     assert torch.equal(table[:, :, 32:], table[:, :1, 32:].expand(14, 56, 32))
     assert len(table.reshape(-1, 64).unique(dim=0)) == 14 * 56
 
 
-def test_a_longer_strip_keeps_the_positions_of_the_shorter_one() -> None:
+def test_a_longer_strip_extends_the_positions() -> None:
     short, long = sincos_positions(4, 16, 32).reshape(4, 16, 32), sincos_positions(4, 64, 32).reshape(4, 64, 32)
     assert torch.equal(long[:, :16], short)
 
 
-def test_a_width_that_two_axes_cannot_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="divisible by 4; got 6"):
+def test_refuses_positions_of_a_width_not_divisible_by_4() -> None:
+    with pytest.raises(ValueError, match=r"^sine-cosine positions of two axes need a width divisible by 4; got 6$"):
         sincos_positions(2, 2, 6)

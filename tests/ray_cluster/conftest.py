@@ -1,4 +1,4 @@
-"""A real S3-compatible server and a real Ray on this machine, each started once."""
+"""A real S3-compatible server and a real Ray on this machine, each started once; and an actor that is killed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from cmmixer.config import PrepareSettings
 from cmmixer.config.data import ClusterSettings
 from cmmixer.ray_cluster import connected
-from tests.data.conftest import films, mixed_films  # noqa: F401
+from tests.data.conftest import mixed_videos, videos  # noqa: F401
 from tests.support.object_storage import BUCKET, environment, object_storage
 from tests.support.small_runs import PICO, untrained_run
-
-GEOMETRY: dict[str, Any] = {
-    "frames": PICO.frames,
-    "height": PICO.height,
-    "width": PICO.width,
-    "clip_seconds": PICO.clip_seconds,
-    "window_seconds": PICO.window_seconds,
-    "sample_rate_hz": PICO.sample_rate_hz,
-}
-
-
-def prepare_settings(data: Path, out: Path | str, **changes: Any) -> PrepareSettings:
-    return PrepareSettings(**{"data": str(data), "out": str(out), "workers": 1, **GEOMETRY, **changes})
 
 
 @pytest.fixture(scope="package")
@@ -42,7 +28,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address below which nothing lies yet, on a server that the environment names."""
+    """An empty address on a server that the environment names."""
     for name, value in environment(endpoint).items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
@@ -50,9 +36,9 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="package")
 def ray_here() -> Iterator[Any]:
-    """Ray on this machine; `connected` uses one that is there already.
+    """Ray on this machine; `connected` uses one that is running already.
 
-    It ends with these tests: a driver is ended by Ray, without a word, once its raylet is gone.
+    It ends with these tests: Ray ends a driver, without a message, once its raylet is gone.
     """
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     with connected(ClusterSettings(engine="ray")):
@@ -65,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def actors() -> list[psutil.Process]:
-    """The actors that do the work, of the Ray that this process started."""
+    """Returns the actors that do the work, of the Ray that this process started."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -78,7 +64,7 @@ def actors() -> list[psutil.Process]:
 
 @contextmanager
 def one_actor_killed(when: Callable[[], bool]) -> Iterator[list[int]]:
-    """SIGKILL to one actor as soon as `when` says so; the list tells which."""
+    """Kills one actor as soon as `when()` is true; yields the list of killed process ids."""
     killed: list[int] = []
     ended = threading.Event()
 

@@ -24,10 +24,11 @@ from cmmixer.data.store import LOCK, ClipStore, open_table
 from cmmixer.embedding.embed import embed
 from cmmixer.embedding.read import read_vectors
 from cmmixer.errors import StoreError
+from cmmixer.storage import s3 as s3_module
 from cmmixer.storage.folder import open_folder
-from tests.ray_cluster.conftest import prepare_settings
 from tests.support.object_storage import NOWHERE
 from tests.support.small_runs import PICO
+from tests.support.small_stores import prepare_settings
 
 SCRIPT = """
 import sys
@@ -43,23 +44,23 @@ def rows(place: Path | str) -> pa.Table:
     return open_table(open_folder(place)).to_table(scan_in_order=True, blob_handling="all_binary")
 
 
-def test_a_store_on_s3_holds_what_one_on_a_disk_does(mixed_films: Path, tmp_path: Path, s3: str) -> None:
-    here = prepare(prepare_settings(mixed_films, tmp_path / "store"))
-    there = prepare(prepare_settings(mixed_films, s3))
+def test_a_store_on_s3_holds_what_one_on_a_disk_does(mixed_videos: Path, tmp_path: Path, s3: str) -> None:
+    here = prepare(prepare_settings(mixed_videos, tmp_path / "store"))
+    there = prepare(prepare_settings(mixed_videos, s3))
     assert rows(s3).equals(rows(tmp_path / "store"))
     assert there.as_json() | {"store": "-", "seconds": 0} == here.as_json() | {"store": "-", "seconds": 0}
     assert open_folder(s3).read_text("skipped.txt") == (tmp_path / "store/skipped.txt").read_text()
-    again = prepare(prepare_settings(mixed_films, s3))
+    again = prepare(prepare_settings(mixed_videos, s3))
     assert (again.clips, again.clips_before, list(again.skips)) == (4, 4, list(there.skips))
-    with pytest.raises(StoreError, match="jpeg_quality 92 there, 50 asked for"):
-        prepare(prepare_settings(mixed_films, s3, jpeg_quality=50))
-    prepare(prepare_settings(mixed_films, s3, jpeg_quality=50, overwrite=True))
-    assert (len(rows(s3)), ClipStore.open(s3).card.jpeg_quality) == (4, 50)
+    with pytest.raises(StoreError, match="jpeg_quality: got 50, holds 92"):
+        prepare(prepare_settings(mixed_videos, s3, jpeg_quality=50))
+    prepare(prepare_settings(mixed_videos, s3, jpeg_quality=50, overwrite=True))
+    assert (len(rows(s3)), ClipStore.open(s3).metadata.jpeg_quality) == (4, 50)
 
 
-def test_training_reads_it_in_any_worker(films: Path, tmp_path: Path, s3: str) -> None:
-    prepare(prepare_settings(films / "a", tmp_path / "store"))
-    prepare(prepare_settings(films / "a", s3))
+def test_training_reads_it_in_any_worker(videos: Path, tmp_path: Path, s3: str) -> None:
+    prepare(prepare_settings(videos / "a", tmp_path / "store"))
+    prepare(prepare_settings(videos / "a", s3))
     batches = [
         list(make_loader(open_clips(DataSettings(data=str(place)), PICO), batch_size=5, seed=4, num_workers=workers))
         for place, workers in ((tmp_path / "store", 0), (s3, 1))
@@ -71,13 +72,13 @@ def test_training_reads_it_in_any_worker(films: Path, tmp_path: Path, s3: str) -
 
 
 def test_killed_and_run_again_it_is_as_if_never_killed(
-    films: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+    videos: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(prepare_settings(films, tmp_path / "store"))
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(films), s3])
+    prepare(prepare_settings(videos, tmp_path / "store"))
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(videos), s3])
     folder, deadline = open_folder(s3), time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
-        if folder.has_below("clips.lance/_versions") and open_table(folder).version > 4:
+        if folder.has_folder("clips.lance/_versions") and open_table(folder).version > 4:
             break
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -85,15 +86,15 @@ def test_killed_and_run_again_it_is_as_if_never_killed(
     assert folder.has(LOCK)
     with pytest.raises(StoreError, match="its `prepare` was stopped; run the same command again"):
         open_clips(DataSettings(data=s3), PICO)
-    monkeypatch.setattr(s3, "LIFE_SECONDS", 2.0)
-    prepare(prepare_settings(films, s3))
+    monkeypatch.setattr(s3_module, "LIFE_SECONDS", 2.0)
+    prepare(prepare_settings(videos, s3))
     assert rows(s3).equals(rows(tmp_path / "store"))
     assert not folder.has(LOCK)
 
 
-def test_vectors_on_s3_are_those_of_a_disk(films: Path, model: Path, tmp_path: Path, s3: str) -> None:
+def test_vectors_on_s3_are_those_of_a_disk(videos: Path, model: Path, tmp_path: Path, s3: str) -> None:
     def run(out: str) -> None:
-        embed(EmbedSettings(model=str(model), data=str(films / "a"), out=out, workers=1, device="cpu"))
+        embed(EmbedSettings(model=str(model), data=str(videos / "a"), out=out, workers=1, device="cpu"))
 
     run(str(tmp_path / "v.parquet"))
     expected = read_vectors(tmp_path / "v.parquet")
@@ -109,29 +110,32 @@ def test_vectors_on_s3_are_those_of_a_disk(films: Path, model: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
-        (["prepare", "--data", "{films}", "--out", "{s3}"], f"{NOWHERE} does not answer; check AWS_ENDPOINT_URL"),
+        (["prepare", "--data", "{videos}", "--out", "{s3}"], f"{NOWHERE} does not answer; check AWS_ENDPOINT_URL"),
         (["pretrain", "--data", "{s3}", "--preset", "nano"], f"{NOWHERE} does not answer; check AWS_ENDPOINT_URL"),
-        (["embed", "--model", "{model}", "--data", "{films}", "--out", "{s3}"], f"{NOWHERE} does not answer; check"),
-        (["embed", "--model", "{model}", "--data", "{s3}", "--out", "x"], "--data: got {s3}, expected a place of this"),
+        (["embed", "--model", "{model}", "--data", "{videos}", "--out", "{s3}"], f"{NOWHERE} does not answer; check"),
+        (["embed", "--model", "{model}", "--data", "{s3}", "--out", "x"], "--data: got {s3}, expected a path on this"),
         (
             ["search", "q.mp4", "--index", "{s3}"],
-            "--index: got {s3}, expected a place of this machine; an index lies on",
+            "--index: got {s3}, expected a path on this machine; an index must be on",
         ),
-        (["finetune", "--data", "x", "--out", "{s3}"], "--out: got {s3}, expected a place of this machine; a run lies"),
+        (
+            ["finetune", "--data", "x", "--out", "{s3}"],
+            "--out: got {s3}, expected a path on this machine; a run must be",
+        ),
     ],
 )
 def test_the_command_line_says_what_is_wrong_in_one_line(
-    films: Path, model: Path, s3: str, tmp_path: Path, command: list[str], told: str
+    videos: Path, model: Path, s3: str, tmp_path: Path, command: list[str], message: str
 ) -> None:
-    places = {"films": str(films), "model": str(model), "s3": s3}
-    line = [sys.executable, "-m", "cmmixer", *(word.format(**places) for word in command)]
+    places = {"videos": str(videos), "model": str(model), "s3": s3}
+    arguments = [sys.executable, "-m", "cmmixer", *(word.format(**places) for word in command)]
     environ = {**os.environ, "AWS_ENDPOINT_URL": NOWHERE}
-    done = subprocess.run(line, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(arguments, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    (complaint,) = [one for one in done.stderr.splitlines() if one.startswith("cmmixer:")]
-    assert told.format(**places) in complaint
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("cmmixer:")]
+    assert message.format(**places) in line
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

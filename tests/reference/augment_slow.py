@@ -8,7 +8,7 @@ import numpy as np
 
 
 def crop_and_resize(video_BTCHW: np.ndarray, box_B4: np.ndarray) -> np.ndarray:
-    """Bilinear: output pixel (y, x) looks at the point of the box that its centre stands for."""
+    """Bilinear: output pixel (y, x) samples the point of the box that its centre stands for."""
     batch, _, _, height, width = video_BTCHW.shape
     result = np.zeros_like(video_BTCHW)
     for b in range(batch):
@@ -22,20 +22,20 @@ def crop_and_resize(video_BTCHW: np.ndarray, box_B4: np.ndarray) -> np.ndarray:
                 y0, x0 = math.floor(down), math.floor(right)
                 y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
                 fy, fx = down - y0, right - x0
-                picture = video_BTCHW[b]
-                upper = picture[:, :, y0, x0] * (1 - fx) + picture[:, :, y0, x1] * fx
-                lower = picture[:, :, y1, x0] * (1 - fx) + picture[:, :, y1, x1] * fx
+                frames = video_BTCHW[b]
+                upper = frames[:, :, y0, x0] * (1 - fx) + frames[:, :, y0, x1] * fx
+                lower = frames[:, :, y1, x0] * (1 - fx) + frames[:, :, y1, x1] * fx
                 result[b, :, :, y, x] = upper * (1 - fy) + lower * fy
     return result
 
 
 def erase(video_BTCHW: np.ndarray, box_B4: np.ndarray, colour_B3: np.ndarray) -> np.ndarray:
     result = video_BTCHW.copy()
-    batch, frames, colours, height, width = video_BTCHW.shape
+    batch, frames, channels, height, width = video_BTCHW.shape
     for b in range(batch):
         top, left, tall, wide = box_B4[b]
         for t in range(frames):
-            for c in range(colours):
+            for c in range(channels):
                 for y in range(height):
                     for x in range(width):
                         inside_y = top <= (y + 0.5) / height < top + tall
@@ -74,11 +74,11 @@ def mask_mel(mel_BT1HW: np.ndarray, rows_B2: np.ndarray, columns_B2: np.ndarray)
     return result
 
 
-def move(picture_CHW: np.ndarray, matrix_23: np.ndarray) -> np.ndarray:
-    """The picture after each pixel (x, y) went to `matrix @ (x, y, 1)`; bilinear, edges go on beyond the border."""
-    _, height, width = picture_CHW.shape
+def move(frame_CHW: np.ndarray, matrix_23: np.ndarray) -> np.ndarray:
+    """The frame after each pixel (x, y) moved to `matrix @ (x, y, 1)`; bilinear, edges continue beyond the border."""
+    _, height, width = frame_CHW.shape
     inverse = np.linalg.inv(np.vstack([matrix_23, [0, 0, 1]]))
-    result = np.zeros_like(picture_CHW)
+    result = np.zeros_like(frame_CHW)
     for y in range(height):
         for x in range(width):
             right, down, _ = inverse @ np.array([x, y, 1.0])
@@ -86,12 +86,12 @@ def move(picture_CHW: np.ndarray, matrix_23: np.ndarray) -> np.ndarray:
             x0, y0 = math.floor(right), math.floor(down)
             x1, y1 = min(x0 + 1, width - 1), min(y0 + 1, height - 1)
             fx, fy = right - x0, down - y0
-            upper = picture_CHW[:, y0, x0] * (1 - fx) + picture_CHW[:, y0, x1] * fx
-            lower = picture_CHW[:, y1, x0] * (1 - fx) + picture_CHW[:, y1, x1] * fx
+            upper = frame_CHW[:, y0, x0] * (1 - fx) + frame_CHW[:, y0, x1] * fx
+            lower = frame_CHW[:, y1, x0] * (1 - fx) + frame_CHW[:, y1, x1] * fx
             result[:, y, x] = upper * (1 - fy) + lower * fy
     return result
 
 
-def grey(picture_CHW: np.ndarray) -> np.ndarray:
+def grey(frame_CHW: np.ndarray) -> np.ndarray:
     """ITU-R 601 luma."""
-    return 0.299 * picture_CHW[0] + 0.587 * picture_CHW[1] + 0.114 * picture_CHW[2]
+    return 0.299 * frame_CHW[0] + 0.587 * frame_CHW[1] + 0.114 * frame_CHW[2]

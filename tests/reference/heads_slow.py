@@ -1,4 +1,4 @@
-"""Canonical correlations as a generalised eigenvalue problem, pair by pair, from the definition."""
+"""Canonical correlations by the definition: a generalized eigenvalue problem, covariances pair by pair."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ Matrix = NDArray[np.float64]
 
 
 def covariance(left: Matrix, right: Matrix) -> Matrix:
-    """Mean over the pairs of the outer product, one pair at a time; both are standardised already."""
+    """The mean outer product of normalized pairs, one pair at a time."""
     total = np.zeros((left.shape[1], right.shape[1]))
-    for one, other in zip(left, right, strict=True):
-        total += np.outer(one, other)
+    for left_row, right_row in zip(left, right, strict=True):
+        total += np.outer(left_row, right_row)
     return total / len(left)
 
 
-def standardised(features: Matrix) -> Matrix:
+def normalized(features: Matrix) -> Matrix:
     return (features - features.mean(axis=0)) / features.std(axis=0)
 
 
 def correlations(video: Matrix, audio: Matrix, shrinkage: float) -> Matrix:
     """C_va C_aa^-1 C_av w = s^2 C_vv w; the largest s first."""
-    video, audio = standardised(video), standardised(audio)
+    video, audio = normalized(video), normalized(audio)
     own_video = covariance(video, video) + shrinkage * np.eye(video.shape[1])
     own_audio = covariance(audio, audio) + shrinkage * np.eye(audio.shape[1])
     across = covariance(video, audio)

@@ -1,4 +1,4 @@
-"""Contrastive losses by the papers' algorithms, loop by loop."""
+"""Contrastive losses by the algorithms of their papers, in loops."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def info_nce(video: Rows, audio: Rows, scale: float) -> float:
     pairs, total = len(video), 0.0
     for queries, candidates in ((video, audio), (audio, video)):
         for i in range(pairs):
-            below = 0.0
+            denominator = 0.0
             for j in range(pairs):
-                below += math.exp(scale * dot(queries[i], candidates[j]))
-            total += -math.log(math.exp(scale * dot(queries[i], candidates[i])) / below)
+                denominator += math.exp(scale * dot(queries[i], candidates[j]))
+            total += -math.log(math.exp(scale * dot(queries[i], candidates[i])) / denominator)
     return total / (2 * pairs)
 
 
@@ -32,9 +32,9 @@ def nt_xent(video: Rows, audio: Rows, temperature: float) -> float:
     total = 0.0
     for i in range(len(samples)):
         partner = i + 1 if i % 2 == 0 else i - 1
-        below = 0.0
+        denominator = 0.0
         for k in range(len(samples)):
             if k != i:
-                below += math.exp(dot(samples[i], samples[k]) / temperature)
-        total += -math.log(math.exp(dot(samples[i], samples[partner]) / temperature) / below)
+                denominator += math.exp(dot(samples[i], samples[k]) / temperature)
+        total += -math.log(math.exp(dot(samples[i], samples[partner]) / temperature) / denominator)
     return total / len(samples)

@@ -1,4 +1,4 @@
-"""The mel picture of one window, by the definition: loops, no framing tricks, no matrix products."""
+"""The mel spectrogram of one audio window by the definition: loops, no framing, no matrix products."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 
 def hz_of_mel(mel: float) -> float:
-    """Slaney: 200/3 Hz a mel up to 15 mel = 1 kHz, then a factor of 6.4 every 27 mel."""
+    """Slaney's scale: 200/3 Hz per mel up to 15 mel = 1 kHz, then a factor of 6.4 every 27 mel."""
     if mel < 15.0:
         return mel * 200.0 / 3.0
     return 1000.0 * math.exp((mel - 15.0) * math.log(6.4) / 27.0)
@@ -19,13 +19,13 @@ def mel_of_hz(hz: float) -> float:
     return 15.0 + math.log(hz / 1000.0) * 27.0 / math.log(6.4)
 
 
-def mel_picture(
+def mel_spectrogram(
     samples: list[float], sample_rate_hz: int, hop: int, fft: int, bands: int, columns: int
 ) -> list[list[float]]:
     """Decibels, [band][column]."""
     top_mel = mel_of_hz(sample_rate_hz / 2)
     edges = [hz_of_mel(top_mel * k / (bands + 1)) for k in range(bands + 2)]
-    picture = [[0.0] * columns for _ in range(bands)]
+    spectrogram = [[0.0] * columns for _ in range(bands)]
     for column in range(columns):
         block = []
         for k in range(fft):
@@ -37,13 +37,13 @@ def mel_picture(
             total = sum(value * cmath.exp(-2j * math.pi * f * k / fft) for k, value in enumerate(block))
             power.append(abs(total) ** 2)
         for band in range(bands):
-            low, centre, high = edges[band], edges[band + 1], edges[band + 2]
+            low, center, high = edges[band], edges[band + 1], edges[band + 2]
             energy = 0.0
             for f, value in enumerate(power):
                 hz = f * sample_rate_hz / fft
-                if low < hz <= centre:
-                    energy += value * (hz - low) / (centre - low) * 2 / (high - low)
-                elif centre < hz < high:
-                    energy += value * (high - hz) / (high - centre) * 2 / (high - low)
-            picture[band][column] = 10 * math.log10(max(energy, 1e-10))
-    return picture
+                if low < hz <= center:
+                    energy += value * (hz - low) / (center - low) * 2 / (high - low)
+                elif center < hz < high:
+                    energy += value * (high - hz) / (high - center) * 2 / (high - low)
+            spectrogram[band][column] = 10 * math.log10(max(energy, 1e-10))
+    return spectrogram

@@ -1,4 +1,4 @@
-"""The share map by the definition, pixel by pixel, from the same draws."""
+"""The mixing mask by the definition, pixel by pixel, from the same draws."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from numpy.typing import NDArray
 from cmmixer.models.mixer import CellDraw, RegionDraw
 
 
-def share_of_cells(draw: CellDraw) -> NDArray[np.float32]:
-    clips, frames, rows, cols = draw.sound_cells_BTRK.shape
-    share = np.zeros((clips, frames, 1, rows * draw.cell, cols * draw.cell), dtype=np.float32)
+def mask_of_cells(draw: CellDraw) -> NDArray[np.float32]:
+    clips, frames, rows, cols = draw.audio_cells_BTRK.shape
+    mask = np.zeros((clips, frames, 1, rows * draw.cell, cols * draw.cell), dtype=np.float32)
     for b in range(clips):
         for t in range(frames):
             for y in range(rows * draw.cell):
                 for x in range(cols * draw.cell):
                     if draw.mixed_B[b]:
-                        from_sound = bool(draw.sound_cells_BTRK[b, t, y // draw.cell, x // draw.cell])
+                        from_audio = bool(draw.audio_cells_BTRK[b, t, y // draw.cell, x // draw.cell])
                     else:
-                        from_sound = bool(draw.sound_base_B[b])
-                    share[b, t, 0, y, x] = 1.0 if from_sound else 0.0
-    return share
+                        from_audio = bool(draw.audio_base_B[b])
+                    mask[b, t, 0, y, x] = 1.0 if from_audio else 0.0
+    return mask
 
 
-def share_of_regions(draw: RegionDraw) -> NDArray[np.float32]:
+def mask_of_regions(draw: RegionDraw) -> NDArray[np.float32]:
     clips, draws = draw.lambda_BD.shape
-    share = np.zeros((clips, draw.frames, 1, draw.height, draw.width), dtype=np.float32)
+    mask = np.zeros((clips, draw.frames, 1, draw.height, draw.width), dtype=np.float32)
     for b in range(clips):
         for t in range(draw.frames):
             d = t if draws == draw.frames else 0
             for y in range(draw.height):
                 for x in range(draw.width):
                     if not draw.mixed_B[b]:
-                        share[b, t, 0, y, x] = float(draw.sound_base_BD[b, 0])
+                        mask[b, t, 0, y, x] = float(draw.audio_base_BD[b, 0])
                         continue
                     if draw.cutmix_BD[b, d]:
                         in_rows = draw.top_BD[b, d] <= y < draw.bottom_BD[b, d]
@@ -40,5 +40,5 @@ def share_of_regions(draw: RegionDraw) -> NDArray[np.float32]:
                         other = 1.0 if in_rows and in_cols else 0.0
                     else:
                         other = 1.0 - float(draw.lambda_BD[b, d])
-                    share[b, t, 0, y, x] = 1.0 - other if draw.sound_base_BD[b, d] else other
-    return share
+                    mask[b, t, 0, y, x] = 1.0 - other if draw.audio_base_BD[b, d] else other
+    return mask

@@ -1,4 +1,4 @@
-"""Stored vectors number by number: bfloat16 as the nearest of its neighbours, int8 as the nearest whole number."""
+"""Quantized vectors number by number: bfloat16 as the nearer of two neighbours, int8 as the nearest integer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 
 
 def bf16_bits(value: float) -> int:
-    """The upper half of the float32 that is nearest to `value` among those whose lower half is zero; ties to the even one."""
+    """Returns the upper half of the nearest float32 whose lower half is zero, ties to even."""
     (bits,) = struct.unpack("<I", struct.pack("<f", value))
     low = bits & ~0xFFFF
     candidates = [low, low + 0x10000]
@@ -19,18 +19,18 @@ def bf16_bits(value: float) -> int:
 
 
 def int8_values(vector: list[float]) -> list[int]:
-    """127 x / max |x|, rounded, ties to even."""
+    """Returns 127 x / max |x|, rounded, ties to even."""
     largest = max(abs(value) for value in vector)
     return [round(127 * value / largest) for value in vector]
 
 
 def unit(values: list[float]) -> list[float]:
-    """The same direction, of length 1."""
+    """Returns the vector scaled to length 1."""
     length = sum(value * value for value in values) ** 0.5
     return [value / length for value in values]
 
 
 def bf16_value(bits: int) -> float:
-    """What an upper half stands for."""
+    """Returns the value of an upper half."""
     value: float = struct.unpack("<f", struct.pack("<I", bits << 16))[0]
     return value

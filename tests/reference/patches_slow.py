@@ -1,4 +1,4 @@
-"""Strips, patches and positions by the definition, element by element."""
+"""Strips, patches, positions and the masked loss by the definition, element by element."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def strip(pictures: NDArray[np.float64], interleave: bool) -> NDArray[np.float64]:
+def strip(frames_TCHW: NDArray[np.float64], interleave: bool) -> NDArray[np.float64]:
     """[T, C, H, W] -> [C, H, T * W]."""
-    frames, channels, height, width = pictures.shape
+    frames, channels, height, width = frames_TCHW.shape
     out = np.zeros((channels, height, frames * width))
     for t in range(frames):
         for c in range(channels):
             for y in range(height):
                 for x in range(width):
                     column = x * frames + t if interleave else t * width + x
-                    out[c, y, column] = pictures[t, c, y, x]
+                    out[c, y, column] = frames_TCHW[t, c, y, x]
     return out
 
 
@@ -37,7 +37,7 @@ def patches(strip_CHS: NDArray[np.float64], patch: int) -> list[list[float]]:
 
 
 def frame_parts(frames: int, width: int, rows: int, patch: int, interleave: bool) -> list[list[float]]:
-    """[T][L]: how much of token l's columns belongs to frame t."""
+    """[T][L]: the fraction of token l's columns that belongs to frame t."""
     cols = frames * width // patch
     out = [[0.0] * (rows * cols) for _ in range(frames)]
     for row in range(rows):
@@ -56,8 +56,8 @@ def positions(rows: int, cols: int, dim: int) -> list[list[float]]:
     for row in range(rows):
         for col in range(cols):
             numbers = []
-            for place in (col, row):
-                angles = [place / 10000.0 ** (i / quarter) for i in range(quarter)]
+            for position in (col, row):
+                angles = [position / 10000.0 ** (i / quarter) for i in range(quarter)]
                 numbers += [math.sin(angle) for angle in angles]
                 numbers += [math.cos(angle) for angle in angles]
             out.append(numbers)
@@ -67,17 +67,17 @@ def positions(rows: int, cols: int, dim: int) -> list[list[float]]:
 def masked_loss(
     prediction: list[list[list[float]]], target: list[list[list[float]]], mask: list[list[float]], norm_pix: bool
 ) -> float:
-    """Mean over masked patches, over all clips, of the mean squared error of a patch."""
+    """The mean over all masked patches of all clips of a patch's mean squared error."""
     total, count = 0.0, 0
     for b in range(len(target)):
-        for number, wanted in enumerate(target[b]):
-            if mask[b][number] == 0.0:
+        for index, patch in enumerate(target[b]):
+            if mask[b][index] == 0.0:
                 continue
             if norm_pix:
-                mean = sum(wanted) / len(wanted)
-                spread = math.sqrt(sum((x - mean) ** 2 for x in wanted) / len(wanted) + 1e-6)
-                wanted = [(x - mean) / spread for x in wanted]
-            given = prediction[b][number]
-            total += sum((x - y) ** 2 for x, y in zip(given, wanted, strict=True)) / len(wanted)
+                mean = sum(patch) / len(patch)
+                std = math.sqrt(sum((x - mean) ** 2 for x in patch) / len(patch) + 1e-6)
+                patch = [(x - mean) / std for x in patch]
+            predicted = prediction[b][index]
+            total += sum((x - y) ** 2 for x, y in zip(predicted, patch, strict=True)) / len(patch)
             count += 1
     return total / count

@@ -1,4 +1,4 @@
-"""The index: adding twice, changes, removals, other models, damage, full disks, and kills at every kind of write."""
+"""Building an index: adding twice, changes, removals, other models, damage, full disks, and kills at every kind of write."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ import torch
 from lancedb.table import LanceTable
 
 from cmmixer.config import IndexSettings, SearchSettings
-from cmmixer.data import moments as moments_module
+from cmmixer.data import chunks as chunks_module
 from cmmixer.errors import SearchIndexError
-from cmmixer.media.decode import Film
+from cmmixer.media.decode import MediaFile
 from cmmixer.models.retriever import Embedding
 from cmmixer.retrieval.build import IndexReport, index
 from cmmixer.retrieval.index import MomentIndex
 from cmmixer.retrieval.search import search
 from tests.support import killed_indexing
-from tests.support.coloured_videos import BLUE, GREEN, RED, ColourEncoder, film, sound, unit
+from tests.support.coloured_videos import BLUE, GREEN, RED, ColourEncoder, sound, unit, video
 from tests.support.commands import ENVIRONMENT, ROOT
-from tests.support.counting_videos import long_film
+from tests.support.counting_videos import long_video
 from tests.support.small_runs import NANO
 
 
 @pytest.fixture(autouse=True)
 def _decode_here(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if request.node.name != "test_with_real_decoder_processes":
-        monkeypatch.setattr(moments_module, "map_isolated", killed_indexing.decode_here)
+        monkeypatch.setattr(chunks_module, "map_sandboxed", killed_indexing.decode_here)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
-    film(folder / "red.mp4", [RED, RED])
-    film(folder / "green.mp4", [GREEN, BLUE], sound=None)
+    video(folder / "red.mp4", [RED, RED])
+    video(folder / "green.mp4", [GREEN, BLUE], sound=None)
     sound(folder / "blue.wav", [BLUE])
     (folder / "empty.mp4").write_bytes(b"")
     return folder
@@ -64,12 +64,15 @@ def _counts(report: IndexReport) -> dict[str, int]:
 
 
 def _content(folder: Path) -> list[tuple[Any, ...]]:
-    """Everything that counts: moments with their vectors, and rows of files without their random keys."""
+    """Returns the named moments with their vectors, and the rows of files without their random keys."""
     library = MomentIndex.open(folder)
     rows = lancedb.connect(folder).open_table("moments").to_arrow().to_pylist()
     named = library.named([row["batch"] for row in rows])
     vectors = [
-        (row["id"], *(None if row[sense] is None else tuple(np.round(row[sense], 5)) for sense in ("video", "audio")))
+        (
+            row["id"],
+            *(None if row[modality] is None else tuple(np.round(row[modality], 5)) for modality in ("video", "audio")),
+        )
         for row in rows
         if row["batch"] in named
     ]
@@ -81,7 +84,7 @@ def _all_moments(folder: Path) -> list[str]:
     return sorted(lancedb.connect(folder).open_table("moments").to_arrow()["id"].to_pylist())
 
 
-def test_adding_twice_changes_nothing_and_opens_no_film(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_twice_changes_nothing_and_opens_no_video(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _index(data)
     assert _counts(first) == {"added": 3, "changed": 0, "unchanged": 0, "removed": 0, "skipped": 1, "moments": 7}
     assert first.skips.counts == {"empty": 1}
@@ -92,24 +95,25 @@ def test_adding_twice_changes_nothing_and_opens_no_film(data: Path, monkeypatch:
     )
     before = _content(data.parent / "library")
     encoder = ColourEncoder()
-    monkeypatch.setattr(Film, "open", None)  # opening anything would fail
+    monkeypatch.setattr(MediaFile, "open", None)  # opening anything would fail
     second = _index(data, encoder)
     assert _counts(second) == {"added": 0, "changed": 0, "unchanged": 4, "removed": 0, "skipped": 1, "moments": 7}
     assert encoder.batches == []
     assert _content(data.parent / "library") == before
 
 
-def test_the_folder_can_be_read_by_a_person(data: Path) -> None:
+def test_metadata_and_skips_are_readable_files(data: Path) -> None:
     _index(data)
     folder = data.parent / "library"
-    card = json.loads((folder / "index.json").read_text())
-    assert card["model_id"] == ColourEncoder().id
-    assert (card["embed_dim"], card["stride_seconds"], card["clip"]["clip_seconds"]) == (4, 0.5, 1.0)
+    values = json.loads((folder / "index.json").read_text())
+    assert values["model_id"] == ColourEncoder().id
+    assert (values["embed_dim"], values["clip"]["clip_seconds"]) == (4, 1.0)
+    assert values["segmentation"] == {"moment_seconds": 1.0, "stride_seconds": 0.5, "shots": False}
     assert "empty.mp4: " in (folder / "skipped.txt").read_text()
     assert (folder / "writing").read_bytes() == b""
 
 
-def test_vectors_and_moments_are_those_of_the_films(data: Path) -> None:
+def test_moments_have_the_vectors_of_their_files(data: Path) -> None:
     _index(data)
     rows = lancedb.connect(data.parent / "library").open_table("moments").to_arrow().to_pylist()
     by_file = {
@@ -123,11 +127,11 @@ def test_vectors_and_moments_are_those_of_the_films(data: Path) -> None:
     assert by_file["blue.wav"][0]["video"] is None
 
 
-def test_changed_touched_relabelled_and_mended_files(data: Path) -> None:
+def test_changed_and_repaired_files_are_embedded_again_and_touched_ones_not(data: Path) -> None:
     _index(data)
-    film(data / "red.mp4", [BLUE, BLUE, BLUE])
+    video(data / "red.mp4", [BLUE, BLUE, BLUE])
     os.utime(data / "blue.wav", ns=(1, 1))  # another time, the same content
-    film(data / "empty.mp4", [RED])
+    video(data / "empty.mp4", [RED])
     report = _index(data)
     assert _counts(report) == {"added": 0, "changed": 2, "unchanged": 2, "removed": 0, "skipped": 0, "moments": 10}
     rows = lancedb.connect(data.parent / "library").open_table("moments").to_arrow().to_pylist()
@@ -151,7 +155,7 @@ def _metadata(data: Path) -> dict[str, dict[str, Any]]:
     return {Path(row.path).name: row.metadata for row in MomentIndex.open(data.parent / "library").files()}
 
 
-def test_other_columns_of_a_manifest_are_kept_and_change_without_embedding(data: Path) -> None:
+def test_other_columns_of_a_manifest_change_without_embedding(data: Path) -> None:
     manifest = data / "manifest.csv"
     manifest.write_text('path,camera,Shot by,,note\nred.mp4,B,"Ö, N",x,\nblue.wav, ,,,\n')
     _index(data)
@@ -170,28 +174,6 @@ def test_other_columns_of_a_manifest_are_kept_and_change_without_embedding(data:
     )
     _index(data)
     assert _metadata(data) == {"red.mp4": {"take": 3, "tags": ["sea", "?"], "level": None}, "blue.wav": {}}
-
-
-def test_an_index_of_before_is_read_and_gets_the_column_when_it_is_written_to(data: Path) -> None:
-    (data / "manifest.csv").write_text("path,camera\nred.mp4,B\nblue.wav,A\n")
-    _index(data)
-    library = data.parent / "library"
-    before = _content(library)
-    lancedb.connect(library).open_table("files").drop_columns(["extra"])
-    assert "extra" not in lancedb.connect(library).open_table("files").schema.names
-    assert _metadata(data) == {"red.mp4": {}, "blue.wav": {}}
-    assert _content(library) == before
-    opened = MomentIndex.open(library)
-    encoder = ColourEncoder()
-    assert _counts(_index(data, encoder))["unchanged"] == 2
-    assert encoder.batches == []
-    assert _metadata(data) == {"red.mp4": {"camera": "B"}, "blue.wav": {"camera": "A"}}
-    assert _content(library) == before
-    assert [row.metadata for row in opened.files()] == [{}, {}]  # who reads meanwhile goes on reading
-    film(data / "green.mp4", [GREEN])
-    (data / "manifest.csv").write_text("path,camera\nred.mp4,B\nblue.wav,A\ngreen.mp4,C\n")
-    assert _counts(_index(data))["added"] == 1
-    assert _metadata(data) == {"red.mp4": {"camera": "B"}, "blue.wav": {"camera": "A"}, "green.mp4": {"camera": "C"}}
 
 
 def test_sync_removes_what_is_gone_from_the_same_data_only(data: Path, tmp_path: Path) -> None:
@@ -215,14 +197,14 @@ def test_sync_removes_what_is_gone_from_the_same_data_only(data: Path, tmp_path:
 
 
 def test_a_file_that_ran_out_of_time_is_tried_again_with_more(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = moments_module.decode_piece
+    decode = chunks_module.decode_chunk
 
-    def slow(piece: Any, cut: Any) -> Any:
-        if cut.file_seconds < 5 and piece.path.endswith("red.mp4"):
-            raise moments_module.MediaError(piece.path, "time-limit", f"took longer than {cut.file_seconds:g} s")
-        return decode(piece, cut)
+    def slow(chunk: Any, spec: Any) -> Any:
+        if spec.file_seconds < 5 and chunk.path.endswith("red.mp4"):
+            raise chunks_module.MediaError(chunk.path, "time-limit", f"took longer than {spec.file_seconds:g} s")
+        return decode(chunk, spec)
 
-    monkeypatch.setattr(moments_module, "decode_piece", slow)
+    monkeypatch.setattr(chunks_module, "decode_chunk", slow)
     assert _index(data, file_seconds=2).skips.counts == {"time-limit": 1, "empty": 1}
     assert _counts(_index(data, file_seconds=2))["unchanged"] == 4
     report = _index(data, file_seconds=9)
@@ -230,21 +212,21 @@ def test_a_file_that_ran_out_of_time_is_tried_again_with_more(data: Path, monkey
 
 
 def test_a_file_whose_decoder_was_killed_is_tried_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = moments_module.decode_piece
+    decode = chunks_module.decode_chunk
 
-    def killed(piece: Any, cut: Any) -> Any:
-        if piece.path.endswith("red.mp4"):
-            raise moments_module.MediaError(piece.path, "crashed", "the decoder's process died (exit code -9)")
-        return decode(piece, cut)
+    def killed(chunk: Any, spec: Any) -> Any:
+        if chunk.path.endswith("red.mp4"):
+            raise chunks_module.MediaError(chunk.path, "crashed", "the decoder's process died (exit code -9)")
+        return decode(chunk, spec)
 
-    monkeypatch.setattr(moments_module, "decode_piece", killed)
+    monkeypatch.setattr(chunks_module, "decode_chunk", killed)
     assert _index(data).skips.counts == {"crashed": 1, "empty": 1}
-    monkeypatch.setattr(moments_module, "decode_piece", decode)
+    monkeypatch.setattr(chunks_module, "decode_chunk", decode)
     report = _index(data)
     assert (report.changed, report.unchanged, report.skips.counts) == (1, 3, {"empty": 1})
 
 
-def test_names_that_are_no_text(data: Path) -> None:
+def test_names_that_are_not_utf8(data: Path) -> None:
     odd = os.fsdecode(os.fsencode(str(data)) + b"/caf\xe9 'quoted'.wav")
     os.replace(data / "blue.wav", odd)
     assert _counts(_index(data))["added"] == 3
@@ -268,7 +250,9 @@ def test_another_model_or_stride_is_refused(data: Path) -> None:
 
 
 def test_missing_and_damaged_folders(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(SearchIndexError, match="no such index; make one with `cmmixer index"):
+    with pytest.raises(
+        SearchIndexError, match=r"no index there \(index\.json is missing\); make one with `cmmixer index"
+    ):
         MomentIndex.open(tmp_path / "none")
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "letter.txt").write_text("x")
@@ -276,24 +260,24 @@ def test_missing_and_damaged_folders(data: Path, tmp_path: Path) -> None:
         _index(data)
     (tmp_path / "library" / "letter.txt").unlink()
     _index(data)
-    card = tmp_path / "library" / "index.json"
-    text = card.read_text()
-    for damage, told in (
-        ("{", "is damaged"),
-        ("[]", "is damaged"),
-        (text.replace('"format": 2', '"format": 9'), "got format 9, expected 2"),
-        (text.replace('"embed_dim"', '"embed_dims"'), r"unknown settings: embed_dims \(did you mean embed_dim\?\)"),
+    file = tmp_path / "library" / "index.json"
+    text = file.read_text()
+    for damage, message in (
+        ("{", r"damaged \(not JSON"),
+        ("[]", r"damaged \(got a JSON list"),
+        (text.replace('"format": 3', '"format": 9'), "got format 9 of a newer version of cmmixer, expected 3"),
+        (text.replace('"embed_dim"', '"embed_dims"'), r"unknown keys: embed_dims \(did you mean embed_dim\?\)"),
         (text.replace('"embed_dim": 4', '"embed_dim": 8'), "has other columns than expected"),
     ):
-        card.write_text(damage)
-        with pytest.raises(SearchIndexError, match=told):
+        file.write_text(damage)
+        with pytest.raises(SearchIndexError, match=message):
             MomentIndex.open(tmp_path / "library")
-    card.unlink()
-    with pytest.raises(SearchIndexError, match=r"is damaged: index.json is gone"):
+    file.unlink()
+    with pytest.raises(SearchIndexError, match=r"is damaged: index.json is missing"):
         MomentIndex.open(tmp_path / "library")
-    card.write_text(text)
-    for file in (tmp_path / "library" / "moments.lance" / "data").iterdir():
-        file.write_bytes(file.read_bytes()[:20])
+    file.write_text(text)
+    for fragment in (tmp_path / "library" / "moments.lance" / "data").iterdir():
+        fragment.write_bytes(fragment.read_bytes()[:20])
     with pytest.raises(SearchIndexError, match=r"is damaged .* make an index in a new folder"):
         MomentIndex.open(tmp_path / "library").nearest(np.eye(4, dtype=np.float32)[:1], "video", 3)
 
@@ -313,10 +297,10 @@ def test_one_writer_at_a_time(data: Path) -> None:
     assert _counts(_index(data))["added"] == 3
 
 
-def test_full_disk_is_told_and_what_was_there_stays(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_the_index_unchanged(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _index(data)
     before = _content(data.parent / "library")
-    film(data / "new.mp4", [RED])
+    video(data / "new.mp4", [RED])
     add = LanceTable.add
 
     def full(*arguments: Any, **options: Any) -> Any:
@@ -357,7 +341,7 @@ def _run_and_die(runs: subprocess.Popen[str], settings: IndexSettings, writes: i
 
 # A first run writes, per file: moments, row (the skipped one: row only).
 @pytest.mark.parametrize("writes", [1, 2, 3, 6])
-def test_killed_while_adding_then_run_again(data: Path, runs: subprocess.Popen[str], writes: int) -> None:
+def test_kill_while_adding_is_completed_by_the_next_run(data: Path, runs: subprocess.Popen[str], writes: int) -> None:
     whole = _index(data)
     expected = _content(data.parent / "library")
     os.rename(data.parent / "library", data.parent / "whole")
@@ -372,10 +356,12 @@ def test_killed_while_adding_then_run_again(data: Path, runs: subprocess.Popen[s
 
 # A changed file: its new moments, its row, away with its old moments.
 @pytest.mark.parametrize("writes", [1, 2, 3])
-def test_killed_while_changing_neither_doubles_nor_loses(data: Path, runs: subprocess.Popen[str], writes: int) -> None:
+def test_kill_while_changing_neither_duplicates_nor_loses_moments(
+    data: Path, runs: subprocess.Popen[str], writes: int
+) -> None:
     _index(data)
     before = _content(data.parent / "library")
-    film(data / "red.mp4", [BLUE, BLUE, BLUE])
+    video(data / "red.mp4", [BLUE, BLUE, BLUE])
     _run_and_die(runs, _settings(data), writes)
     half = _content(data.parent / "library")
     assert (half == before) == (writes == 1)
@@ -387,7 +373,7 @@ def test_killed_while_changing_neither_doubles_nor_loses(data: Path, runs: subpr
     assert len(_all_moments(data.parent / "library")) == 9
 
 
-def test_nearest_is_exact_and_passes_over_missing_senses(data: Path) -> None:
+def test_nearest_is_exact_and_passes_over_missing_modalities(data: Path) -> None:
     _index(data)
     library = MomentIndex.open(data.parent / "library")
     queries = np.stack([unit(RED), unit(BLUE)]).astype(np.float32)
@@ -402,9 +388,9 @@ def test_nearest_is_exact_and_passes_over_missing_senses(data: Path) -> None:
 
 
 def test_an_index_of_shots_and_of_longer_moments(tmp_path: Path) -> None:
-    """Moments keep to shots, or last longer with more frames; queries are cut alike; another cutting is refused."""
+    """Moments keep to shots, or last longer with more frames; queries are cut the same way; another segmentation is refused."""
     data = tmp_path / "data"
-    film(data / "a.mp4", [RED, GREEN, BLUE], seconds_each=1.5)
+    video(data / "a.mp4", [RED, GREEN, BLUE], seconds_each=1.5)
     index(
         IndexSettings(index=str(tmp_path / "shots"), model="-", data=str(data), workers=1, shots=True),
         encoder=ColourEncoder(),
@@ -413,9 +399,9 @@ def test_an_index_of_shots_and_of_longer_moments(tmp_path: Path) -> None:
     rows = library.moments.to_table(["start_seconds", "end_seconds"]).to_pylist()
     spans = sorted((row["start_seconds"], row["end_seconds"]) for row in rows)
     assert spans == [(begin + start, begin + start + 1.0) for begin in (0.0, 1.5, 3.0) for start in (0.0, 0.5)]
-    assert (library.card.shots, library.card.frames) == (True, 2)
+    assert (library.metadata.segmentation.shots, library.metadata.frames) == (True, 2)
     found = search(
-        SearchSettings(query=str(data / "a.mp4"), index=str(tmp_path / "shots"), target="film", k=9),
+        SearchSettings(query=str(data / "a.mp4"), index=str(tmp_path / "shots"), target="any", k=9),
         encoder=ColourEncoder(),
     )
     assert all(hit.score > 0.999 for hit in found.hits)
@@ -436,7 +422,7 @@ def test_an_index_of_shots_and_of_longer_moments(tmp_path: Path) -> None:
 
 
 class AnyLength(ColourEncoder):
-    """Takes moments of any number of frames."""
+    """Embeds moments of any number of frames."""
 
     def embed_video(self, pixels_BTCHW: torch.Tensor) -> Embedding:
         frames = pixels_BTCHW.shape[1]
@@ -453,19 +439,19 @@ class AnyLength(ColourEncoder):
         return Embedding(torch.nn.functional.normalize(frames_BTE.mean(1), dim=-1), frames_BTE)
 
 
-def test_a_film_of_two_hours_takes_no_more_memory_than_one_of_forty_minutes(tmp_path: Path) -> None:
-    told = []
-    # The first is long enough for as many pieces as are ever under way at once, however fast the model is beside the decoder.
+def test_indexing_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
+    measured = []
+    # The first fills the chunks that are in flight at once, however fast the model is.
     for seconds in (2400, 7200):
-        long_film(tmp_path / str(seconds) / "a.mp4", seconds)
+        long_video(tmp_path / str(seconds) / "a.mp4", seconds)
         command = [sys.executable, "-m", "tests.support.long_indexing", str(tmp_path / str(seconds))]
-        # What is freed goes back at once, so that the peak is what was held and not what the allocator kept.
+        # Freed memory is returned at once, so the peak is what was in use, not what the allocator kept.
         environment = {**ENVIRONMENT, "MALLOC_MMAP_THRESHOLD_": "1000000"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
-        told.append(json.loads(done.stdout.splitlines()[-1]))
-    # Four seconds each, one after the other; the films' last picture lasts a second longer.
-    assert [one["moments"] for one in told] == [601, 1801]
-    # What the longer one has more would take 59 MB for its pictures alone, if it were all held, and 154 MB for its sound.
+        measured.append(json.loads(done.stdout.splitlines()[-1]))
+    # Four seconds each, one after the other; the last frame lasts a second longer.
+    assert [run["moments"] for run in measured] == [601, 1801]
+    # The frames that the longer one has more would take 59 MB if they were held, their sound 154 MB.
     assert 1200 * NANO.frames * 3 * NANO.height * NANO.width > 58e6
     assert 1200 * NANO.frames * NANO.window_samples * 2 > 153e6
-    assert told[1]["peak"] - told[0]["peak"] < 30e6
+    assert measured[1]["peak"] - measured[0]["peak"] < 30e6

@@ -1,4 +1,4 @@
-"""Search both ways: the right file, the right second, exact scores, one hit a neighbourhood, clear refusals."""
+"""Search in both directions: the right file at the right second, exact scores, one hit in a neighbourhood, clear errors."""
 
 from __future__ import annotations
 
@@ -15,37 +15,36 @@ import pytest
 from rich.console import Console
 
 from cmmixer.config import IndexSettings, SearchSettings
-from cmmixer.data import moments as moments_module
+from cmmixer.data import chunks as chunks_module
 from cmmixer.embedding.pipeline import Moment
 from cmmixer.errors import MediaError, SearchIndexError
 from cmmixer.retrieval.build import index
-from cmmixer.retrieval.hits import Hit, Match, collapse, timeline
+from cmmixer.retrieval.hits import Hit
 from cmmixer.retrieval.index import MomentIndex
-from cmmixer.retrieval.query import Asking
 from cmmixer.retrieval.schema import FileRow
 from cmmixer.retrieval.search import SearchResult, search, show_seconds
 from cmmixer.types import Span
 from tests.reference.rerank_slow import sequence_score
 from tests.support import killed_indexing
-from tests.support.coloured_videos import BLUE, GREEN, RED, ColourEncoder, film, sound
+from tests.support.coloured_videos import BLUE, GREEN, RED, ColourEncoder, sound, video
 
 YELLOW = (1.0, 0.6, 0.0)
 
 
 @pytest.fixture(autouse=True)
 def _decode_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments_module, "map_isolated", killed_indexing.decode_here)
+    monkeypatch.setattr(chunks_module, "map_sandboxed", killed_indexing.decode_here)
 
 
 def _make_library(folder: Path) -> Path:
-    """Films whose sound is that of other colours, so that finding by sound and by picture differ."""
+    """Videos whose sound is that of other colours, so that searching by sound and by frames differ."""
     data = folder / "data"
-    film(data / "red.mp4", [RED] * 3, sound=[GREEN] * 3)
-    film(data / "mixed.mp4", [GREEN] * 3 + [BLUE] * 2 + [GREEN] * 3, sound=[RED] * 5 + [BLUE, BLUE, RED])
-    film(data / "mute.mp4", [YELLOW], sound=None)
+    video(data / "red.mp4", [RED] * 3, sound=[GREEN] * 3)
+    video(data / "mixed.mp4", [GREEN] * 3 + [BLUE] * 2 + [GREEN] * 3, sound=[RED] * 5 + [BLUE, BLUE, RED])
+    video(data / "mute.mp4", [YELLOW], sound=None)
     sound(data / "yellow.wav", [YELLOW])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moments_module, "map_isolated", killed_indexing.decode_here)
+        patch.setattr(chunks_module, "map_sandboxed", killed_indexing.decode_here)
         index(
             IndexSettings(model="-", data=str(data), index=str(folder / "library"), workers=1), encoder=ColourEncoder()
         )
@@ -68,8 +67,8 @@ def _named(result: SearchResult) -> list[tuple[str, float, float]]:
     return [(os.path.basename(hit.path), hit.start_seconds, hit.end_seconds) for hit in result.hits]
 
 
-def test_a_silent_film_finds_its_sound_and_the_second(library: Path, tmp_path: Path) -> None:
-    result = _search(library, film(tmp_path / "query.mp4", [BLUE], sound=None))
+def test_silent_video_finds_its_sound_at_the_right_second(library: Path, tmp_path: Path) -> None:
+    result = _search(library, video(tmp_path / "query.mp4", [BLUE], sound=None))
     assert result.target == "audio"
     assert _named(result)[0] in [("mixed.mp4", start, start + 1) for start in (5.0, 5.5, 6.0)]
     assert result.hits[0].score > 0.97
@@ -77,7 +76,7 @@ def test_a_silent_film_finds_its_sound_and_the_second(library: Path, tmp_path: P
     assert all(not name.startswith("mute") for name, _, _ in _named(result))
 
 
-def test_a_sound_finds_its_film_and_the_second(library: Path, tmp_path: Path) -> None:
+def test_sound_finds_its_video_at_the_right_second(library: Path, tmp_path: Path) -> None:
     result = _search(library, sound(tmp_path / "query.wav", [BLUE]))
     assert result.target == "video"
     assert _named(result)[0] in [("mixed.mp4", start, start + 1) for start in (3.0, 3.5, 4.0)]
@@ -86,15 +85,17 @@ def test_a_sound_finds_its_film_and_the_second(library: Path, tmp_path: Path) ->
     assert {"red.mp4", "mute.mp4"} <= set(names)
 
 
-def test_a_film_of_both_asks_with_the_sense_that_is_needed(library: Path, tmp_path: Path) -> None:
-    query = film(tmp_path / "query.mp4", [RED], sound=[YELLOW])
+def test_video_with_both_is_searched_by_the_other_modality(library: Path, tmp_path: Path) -> None:
+    query = video(tmp_path / "query.mp4", [RED], sound=[YELLOW])
     assert _search(library, query).target == "audio"
     assert _named(_search(library, query, target="audio"))[0][0] == "mixed.mp4"  # red goes with its red sound
-    assert _named(_search(library, query, target="video"))[0][0] == "mute.mp4"  # the yellow sound with a yellow picture
+    assert (
+        _named(_search(library, query, target="video"))[0][0] == "mute.mp4"
+    )  # the yellow sound goes with yellow frames
 
 
-def test_the_hit_names_the_moment_of_the_query(library: Path, tmp_path: Path) -> None:
-    result = _search(library, film(tmp_path / "query.mp4", [RED, RED, YELLOW], sound=None))
+def test_hit_names_the_moment_of_the_query(library: Path, tmp_path: Path) -> None:
+    result = _search(library, video(tmp_path / "query.mp4", [RED, RED, YELLOW], sound=None))
     by_name = {os.path.basename(hit.path): hit for hit in reversed(result.hits)}
     assert (by_name["yellow.wav"].query_start_seconds, by_name["yellow.wav"].query_end_seconds) == (2.0, 3.0)
     assert by_name["mixed.mp4"].query_start_seconds <= 1.0
@@ -108,39 +109,41 @@ def test_the_hit_names_the_moment_of_the_query(library: Path, tmp_path: Path) ->
         ("audio", "video", "yellow.wav"),
         ("audio", "audio", "mixed.mp4"),
         ("video", "audio", "mixed.mp4"),
-        ("film", "audio", "mixed.mp4"),
-        ("film", "video", "mute.mp4"),
+        ("any", "audio", "mixed.mp4"),
+        ("any", "video", "mute.mp4"),
     ],
 )
-def test_any_sense_finds_any(library: Path, tmp_path: Path, target: str, by: str, first: str) -> None:
-    query = film(tmp_path / "query.mp4", [YELLOW] * 2, sound=[BLUE] * 2)
+def test_any_modality_finds_any(library: Path, tmp_path: Path, target: str, by: str, first: str) -> None:
+    query = video(tmp_path / "query.mp4", [YELLOW] * 2, sound=[BLUE] * 2)
     result = _search(library, query, target=target, by=by)
     assert (result.target, result.by) == (target, by)
     assert os.path.basename(result.hits[0].path) == first
-    # Where mixed.mp4 sounds blue it shows green: as a film it is half of what is asked for.
-    assert result.hits[0].score > (0.7 if (target, by) == ("film", "audio") else 0.95)
-    words = {"audio": "sounds for", "video": "pictures for", "film": "films for"}[target]
-    asked = {"audio": " the sound of", "video": " the pictures of"}[by]
-    assert f"{words}{asked if by == target or target == 'film' else ''} " in " ".join(_printed(result).split())
+    # Where mixed.mp4 sounds blue it shows green: as a video it is half of the query.
+    assert result.hits[0].score > (0.7 if (target, by) == ("any", "audio") else 0.95)
+    words = {"audio": "sounds for", "video": "pictures for", "any": "videos for"}[target]
+    query_words = {"audio": " the sound of", "video": " the pictures of"}[by]
+    assert f"{words}{query_words if by == target or target == 'any' else ''} " in " ".join(_printed(result).split())
 
 
-def test_a_film_finds_a_film_by_both_senses_at_once_or_by_the_one_it_has(tmp_path: Path) -> None:
+def test_video_finds_a_video_by_both_modalities_or_by_the_one_it_has(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for name, seen, heard in (("a", RED, GREEN), ("b", GREEN, RED), ("c", RED, BLUE), ("d", BLUE, GREEN)):
-        film(data / f"{name}.mp4", [seen], sound=[heard])
+        video(data / f"{name}.mp4", [seen], sound=[heard])
     index(IndexSettings(model="-", data=str(data), index=str(tmp_path / "library"), workers=1), encoder=ColourEncoder())
-    both = _search(tmp_path / "library", film(tmp_path / "both.mp4", [RED], sound=[BLUE]), target="film")
+    both = _search(tmp_path / "library", video(tmp_path / "both.mp4", [RED], sound=[BLUE]), target="any")
     assert os.path.basename(both.hits[0].path) == "c.mp4"
-    seen = _search(tmp_path / "library", film(tmp_path / "seen.mp4", [RED], sound=None), target="film")
-    assert [os.path.basename(hit.path) for hit in seen.hits[-1:]] == ["d.mp4"]  # nothing red is seen or heard in it
-    assert seen.hits[2].score == pytest.approx(seen.hits[0].score, abs=0.04)  # red and something else, seen or heard
-    assert (both.by, seen.by) == ("film", "film")
+    seen = _search(tmp_path / "library", video(tmp_path / "seen.mp4", [RED], sound=None), target="any")
+    assert [os.path.basename(hit.path) for hit in seen.hits[-1:]] == [
+        "d.mp4"
+    ]  # neither its frames nor its sound are red
+    assert seen.hits[2].score == pytest.approx(seen.hits[0].score, abs=0.04)  # red and something else
+    assert (both.by, seen.by) == ("any", "any")
 
 
-def test_of_films_with_the_same_content_the_one_whose_rhythm_fits_is_found(tmp_path: Path) -> None:
+def test_reranking_finds_the_video_with_the_right_order_of_events(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for name, order in (("red-first", [RED, GREEN]), ("green-first", [GREEN, RED])):
-        film(data / f"{name}.mp4", order, seconds_each=0.5)
+        video(data / f"{name}.mp4", order, seconds_each=0.5)
         sound(data / f"{name}.wav", order, seconds_each=0.5)
     settings = IndexSettings(model="-", data=str(data), index=str(tmp_path / "library"), workers=1)
     index(settings, encoder=ColourEncoder())
@@ -148,7 +151,7 @@ def test_of_films_with_the_same_content_the_one_whose_rhythm_fits_is_found(tmp_p
         for name, order in (("red-first", [RED, GREEN]), ("green-first", [GREEN, RED])):
             query = tmp_path / f"query-{name}"
             asked = (
-                film(query.with_suffix(".mp4"), order, sound=None, seconds_each=0.5)
+                video(query.with_suffix(".mp4"), order, sound=None, seconds_each=0.5)
                 if target == "audio"
                 else sound(query.with_suffix(".wav"), order, seconds_each=0.5)
             )
@@ -168,9 +171,7 @@ def test_of_films_with_the_same_content_the_one_whose_rhythm_fits_is_found(tmp_p
             }
 
 
-def test_candidates_beyond_the_second_stage_stand_behind_it(
-    random_library: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reranked_candidates_precede_the_others(random_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _random_vectors(3, seed=2)
     in_order = _random_vectors(6, seed=5).reshape(3, 2, 4)
     moments = [
@@ -184,11 +185,11 @@ def test_candidates_beyond_the_second_stage_stand_behind_it(
         heard = sorted((row for row in table if row["audio"]), key=lambda row: -float(np.dot(row["audio"], vector)))
         for place, row in enumerate(heard):
             cosine = float(np.dot(row["audio"], vector))
-            heard_frames = np.array(row["audio_frames"], np.float32).reshape(2, 4)
-            timed = sequence_score(cosine, frames.tolist(), heard_frames.tolist())
+            audio_frames = np.array(row["audio_frames"], np.float32).reshape(2, 4)
+            timed = sequence_score(cosine, frames.tolist(), audio_frames.tolist())
             scored.append((place >= 7, -(timed if place < 7 else cosine), row))
     hits: list[tuple[str, float]] = []
-    for _, _, row in sorted(scored, key=lambda one: one[:2]):
+    for _, _, row in sorted(scored, key=lambda entry: entry[:2]):
         if all(path != row["path"] or abs(start - row["start_seconds"]) > 1.0 for path, start in hits):
             hits.append((row["path"], row["start_seconds"]))
     for k in (1, 12, 60):
@@ -203,12 +204,12 @@ def _random_vectors(count: int, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def random_library(tmp_path: Path) -> Path:
-    """Thirty files of ten overlapping moments with random vectors; every third moment has no sound."""
+    """Thirty files of ten overlapping moments with random vectors; every third moment has no audio."""
     vectors = _random_vectors(300, seed=1)
     in_order = _random_vectors(600, seed=3).reshape(300, 8).astype(np.float16)
     with MomentIndex.writing(tmp_path / "random", ColourEncoder(), None) as library:
         for number in range(30):
-            name = f"/films/{number:02d}.mp4"
+            name = f"/videos/{number:02d}.mp4"
             shared = {"batch": f"b{number}", "path": name, "audio_path": None, "source": name, "label": None}
             rows = []
             for place in range(10):
@@ -219,24 +220,24 @@ def random_library(tmp_path: Path) -> Path:
                     "start_seconds": start,
                     "end_seconds": start + 1,
                     "video": vector,
-                    "film": vector,
+                    "any": vector,
                     "video_frames": in_order[10 * number + place],
                 }
                 heard = place % 3 != 2
                 sounds = {"audio": vector[::-1], "audio_frames": in_order[10 * number + place][::-1]}
                 rows.append({**row, **(sounds if heard else dict.fromkeys(sounds))})
-            values = {"root": "/films", "sizes": [1], "mtimes_ns": [1], "sha256": None, "status": "used"}
+            values = {"root": "/videos", "sizes": [1], "mtimes_ns": [1], "sha256": None, "status": "used"}
             file = FileRow(name=name, **{**shared, **values}, reason=None, message=None, limit_seconds=1.0, moments=10)
             library.put(file, rows, None)
     return tmp_path / "random"
 
 
-def _slow_search(library: Path, asked: np.ndarray, sense: str, k: int) -> list[tuple[str, float, float]]:
-    """Every moment with every moment of the query, one after the other, in plain loops."""
+def _slow_search(library: Path, asked: np.ndarray, modality: str, k: int) -> list[tuple[str, float, float]]:
+    """Compares every moment with every moment of the query, in plain loops."""
     scored = []
     for row in lancedb.connect(library).open_table("moments").to_arrow().to_pylist():
-        if row[sense] is not None:
-            scored.append((max(float(np.dot(row[sense], vector)) for vector in asked), row))
+        if row[modality] is not None:
+            scored.append((max(float(np.dot(row[modality], vector)) for vector in asked), row))
     scored.sort(key=lambda pair: -pair[0])
     hits: list[tuple[str, float, float]] = []
     for score, row in scored:
@@ -250,38 +251,16 @@ def _slow_search(library: Path, asked: np.ndarray, sense: str, k: int) -> list[t
 
 @pytest.mark.parametrize("target", ["audio", "video"])
 @pytest.mark.parametrize("k", [1, 10, 500])
-def test_same_as_looking_at_everything_one_by_one(
-    random_library: Path, k: int, target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_search_equals_plain_loops(random_library: Path, k: int, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _random_vectors(5, seed=2)
     moments = [Moment(Span(n / 2, n / 2 + 1), vector, vector) for n, vector in enumerate(asked)]
     monkeypatch.setattr("cmmixer.retrieval.query.embed_file", lambda *arguments, **options: moments)
-    monkeypatch.setattr("cmmixer.retrieval.hits._FIRST_CANDIDATES", 1)  # so that more has to be fetched
+    monkeypatch.setattr("cmmixer.retrieval.hits._FIRST_CANDIDATES", 1)  # so that more must be fetched
     result = _search(random_library, "query.mp4", k=k, target=target)
     expected = _slow_search(random_library, asked, target, k)
     assert [hit.rank for hit in result.hits] == list(range(1, len(expected) + 1))
     assert [(hit.path, hit.start_seconds) for hit in result.hits] == [(path, start) for path, start, _ in expected]
     assert [hit.score for hit in result.hits] == pytest.approx([score for _, _, score in expected], abs=1e-5)
-
-
-def _row(start: float, score: float, path: str = "a", query: int = 0) -> dict[str, Any]:
-    row = {"id": f"{path}#{start}", "path": path, "audio_path": None, "start_seconds": start, "end_seconds": start + 4}
-    return {**row, "score": score, "query": query}
-
-
-def test_collapse_keeps_the_best_of_a_neighbourhood() -> None:
-    rows = [
-        _row(0, 0.5),
-        _row(2, 0.9),
-        _row(4, 0.8),
-        _row(6, 0.7),
-        _row(8, 0.6),
-        _row(2, 0.3, "b"),
-        _row(2, 0.2, query=1),
-    ]
-    kept = [(row["path"], row["start_seconds"], row["score"]) for row in collapse(rows)]
-    # 6.0 touches 2.0 .. 6.0 and goes with it; 8.0 stands apart.
-    assert kept == [("a", 2, 0.9), ("a", 8, 0.6), ("b", 2, 0.3)]
 
 
 def test_moments_that_no_file_names_are_not_found(tmp_path: Path) -> None:
@@ -301,8 +280,8 @@ def test_query_from_standard_input(library: Path, tmp_path: Path) -> None:
         _search(library, "-", stdin=io.BytesIO(b""))
 
 
-def test_hits_are_taken_along_as_lists(library: Path, tmp_path: Path) -> None:
-    query = film(tmp_path / "query.mp4", [BLUE], sound=None)  # 8 frames per second: a third of 24
+def test_hits_are_written_as_edl_and_csv(library: Path, tmp_path: Path) -> None:
+    query = video(tmp_path / "query.mp4", [BLUE], sound=None)  # 8 frames per second: a third of 24
     edl, table = tmp_path / "hits.edl", tmp_path / "hits.csv"
     result = _search(library, query, k=2, edl=str(edl), csv=str(table))
     lines = edl.read_text().splitlines()
@@ -314,12 +293,12 @@ def test_hits_are_taken_along_as_lists(library: Path, tmp_path: Path) -> None:
     assert len(table.read_text().splitlines()) == 3
     _search(library, query, k=2, edl=str(edl), fps=29.97)
     assert edl.read_text().splitlines()[1] == "FCM: DROP FRAME"
-    # A sound has no frames to count: then those of the film that it found.
+    # A sound has no frames to count: then those of the video that it found.
     _search(library, sound(tmp_path / "query.wav", [GREEN]), k=1, target="video", edl=str(edl))
     assert " V     C        00:00:" in edl.read_text()
 
 
-def test_files_that_have_gone_are_marked(tmp_path: Path) -> None:
+def test_missing_files_are_marked(tmp_path: Path) -> None:
     library = _make_library(tmp_path)
     query = sound(tmp_path / "query.wav", [YELLOW])
     assert not any(hit.missing for hit in _search(library, query).hits)
@@ -328,9 +307,9 @@ def test_files_that_have_gone_are_marked(tmp_path: Path) -> None:
     assert [os.path.basename(hit.path) for hit in result.hits if hit.missing] == ["mute.mp4"]
 
 
-def test_names_that_are_no_text_are_found_on_disk(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_found_on_disk(tmp_path: Path) -> None:
     odd = os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9.mp4")
-    os.replace(film(tmp_path / "a.mp4", [RED], sound=None), odd)
+    os.replace(video(tmp_path / "a.mp4", [RED], sound=None), odd)
     library = tmp_path / "library"
     index(IndexSettings(model="-", data=str(tmp_path), index=str(library), workers=1), encoder=ColourEncoder())
     (hit,) = _search(library, sound(tmp_path / "query.wav", [RED])).hits
@@ -338,40 +317,42 @@ def test_names_that_are_no_text_are_found_on_disk(tmp_path: Path) -> None:
     assert not hit.missing
 
 
-def test_hits_of_separate_sound_files_name_the_sound(tmp_path: Path) -> None:
-    film(tmp_path / "pairs" / "video" / "x.mp4", [RED], sound=None)
+def test_hits_name_separate_audio_files(tmp_path: Path) -> None:
+    video(tmp_path / "pairs" / "video" / "x.mp4", [RED], sound=None)
     sound(tmp_path / "pairs" / "audio" / "x.wav", [RED])
     data, library = str(tmp_path / "pairs"), tmp_path / "library"
     index(IndexSettings(model="-", data=data, index=str(library), workers=1), encoder=ColourEncoder())
-    silent, noise = film(tmp_path / "q.mp4", [RED], sound=None), sound(tmp_path / "q.wav", [RED])
+    silent, noise = video(tmp_path / "q.mp4", [RED], sound=None), sound(tmp_path / "q.wav", [RED])
     assert _named(_search(library, silent))[0][0] == "x.wav"
     assert _named(_search(library, noise))[0][0] == "x.mp4"
 
 
 @pytest.mark.parametrize(
-    ("make", "target", "told"),
+    ("make", "target", "message"),
     [
         (
             lambda path: sound(path / "q.wav", [RED]),
             "audio",
-            "has no picture, only sound, and --for audio searches with pictures",
+            "has no video stream, only audio, and --for audio searches by frames",
         ),
         (
-            lambda path: film(path / "q.mp4", [RED], sound=None),
+            lambda path: video(path / "q.mp4", [RED], sound=None),
             "video",
-            "only a picture, and --for video searches with sound",
+            "only video, and --for video searches by sound",
         ),
         (lambda path: sound(path / "q.wav", [(0, 0, 0)]), "video", "silent from beginning to end, and --for video"),
         (lambda path: sound(path / "q.wav", [(0, 0, 0)]), None, "silent from beginning to end"),
         (lambda path: path / "gone.mp4", None, "gone.mp4: "),
     ],
 )
-def test_queries_that_cannot_ask(library: Path, tmp_path: Path, make: Any, target: str | None, told: str) -> None:
-    with pytest.raises(MediaError, match=told):
+def test_unusable_queries_are_one_line(
+    library: Path, tmp_path: Path, make: Any, target: str | None, message: str
+) -> None:
+    with pytest.raises(MediaError, match=message):
         _search(library, make(tmp_path), target=target)
 
 
-def test_another_model_is_refused_and_a_lost_one_asked_for(library: Path, tmp_path: Path) -> None:
+def test_another_model_is_refused_and_a_moved_one_asked_for(library: Path, tmp_path: Path) -> None:
     query = sound(tmp_path / "query.wav", [YELLOW])
     settings = SearchSettings(query=str(query), index=str(library))
     mine, other = ColourEncoder(), ColourEncoder("x")
@@ -381,7 +362,7 @@ def test_another_model_is_refused_and_a_lost_one_asked_for(library: Path, tmp_pa
         search(settings)
 
 
-def test_an_empty_answer(tmp_path: Path) -> None:
+def test_search_without_hits(tmp_path: Path) -> None:
     sound(tmp_path / "data" / "a.wav", [RED])
     library = tmp_path / "library"
     index(IndexSettings(model="-", data=str(tmp_path / "data"), index=str(library), workers=1), encoder=ColourEncoder())
@@ -398,11 +379,11 @@ def _printed(result: SearchResult) -> str:
 
 
 def test_table_and_json() -> None:
-    hit = Hit(1, "/films/[red]clip.mp4", 2.0, 6.0, 0.91234, 75.25, 79.25, "clip", "bell", missing=True)
+    hit = Hit(1, "/videos/[red]clip.mp4", 2.0, 6.0, 0.91234, 75.25, 79.25, "clip", "bell", missing=True)
     result = SearchResult("query.mp4", "audio", "video", [hit], 7)
     printed = " ".join(_printed(result).split())
     assert "sounds for query.mp4" in printed
-    assert "1 0.912 0:02.0 – 0:06.0 /films/[red]clip.mp4 (missing) 1:15.2" in printed
+    assert "1 0.912 0:02.0 – 0:06.0 /videos/[red]clip.mp4 (missing) 1:15.2" in printed
     values = json.loads(json.dumps(result.as_json()))
     assert values["hits"][0]["start_seconds"] == 2.0
     assert (values["query"], values["target"], values["moments_searched"]) == ("query.mp4", "audio", 7)
@@ -417,13 +398,13 @@ def test_show_seconds(seconds: float, shown: str) -> None:
     assert show_seconds(seconds) == shown
 
 
-def test_a_whole_film_is_answered_stretch_by_stretch(tmp_path: Path) -> None:
-    """Six seconds of red come from a red film, three of blue from within another; what goes on in one file is one stretch."""
+def test_timeline_of_a_whole_video(tmp_path: Path) -> None:
+    """Six seconds of red come from a red video, three of blue from within another; what continues in one file is one section."""
     data = tmp_path / "data"
-    film(data / "long.mp4", [RED, RED, GREEN, GREEN, BLUE, BLUE, BLUE])
-    film(data / "other.mp4", [YELLOW] * 3)
+    video(data / "long.mp4", [RED, RED, GREEN, GREEN, BLUE, BLUE, BLUE])
+    video(data / "other.mp4", [YELLOW] * 3)
     index(IndexSettings(model="-", data=str(data), index=str(tmp_path / "library"), workers=1), encoder=ColourEncoder())
-    query = film(tmp_path / "query.mp4", [YELLOW] * 2 + [GREEN, GREEN, BLUE, BLUE, BLUE], sound=None)
+    query = video(tmp_path / "query.mp4", [YELLOW] * 2 + [GREEN, GREEN, BLUE, BLUE, BLUE], sound=None)
     result = _search(tmp_path / "library", query, target="audio", timeline=True)
     assert result.timeline is not None
     first, *middle, last = result.timeline
@@ -441,38 +422,7 @@ def test_a_whole_film_is_answered_stretch_by_stretch(tmp_path: Path) -> None:
     }
     assert by_second == {0.25: "other.mp4", 1.25: "other.mp4", 2.75: "long.mp4", 4.75: "long.mp4", 6.75: "long.mp4"}
     assert all(match.score > 0.9 for match in (first, last))
-    assert "what goes with which part" in _printed(result)
+    assert "best match for each part of the query" in _printed(result)
     assert json.loads(json.dumps(result.as_json()))["timeline"][0]["query_start_seconds"] == 0.0
     assert len(middle) <= 3
     assert "timeline" not in _search(tmp_path / "library", query, target="audio").as_json()
-
-
-def test_a_timeline_s_stretches_go_on_while_the_file_goes_along() -> None:
-    spans = [Span(0.0, 2.0), Span(1.0, 3.0), Span(2.0, 4.0), Span(3.0, 5.0)]
-    rows = [
-        {
-            "batch": "a",
-            "id": "1",
-            "path": "a",
-            "audio_path": None,
-            "start_seconds": start,
-            "end_seconds": start + 2,
-            "score": score,
-        }
-        for start, score in ((10.0, 0.9), (11.0, 0.7), (30.0, 0.8), (31.0, 0.6))
-    ]
-
-    class Library:
-        def nearest(self, vectors: np.ndarray, target: str, limit: int, **options: Any) -> list[dict[str, Any]]:
-            return [{**row, "query": place} for place, row in enumerate(rows)]
-
-        def named(self, batches: Any) -> set[str]:
-            return set(batches)
-
-    asking = [Asking(span, np.zeros(4, np.float32)) for span in spans]
-    found = timeline(Library(), asking, "video")  # type: ignore[arg-type]
-    assert found == [
-        Match(0.0, 2.0, "a", 10.0, 13.0, pytest.approx(0.8)),
-        Match(2.0, 5.0, "a", 30.0, 33.0, pytest.approx(0.7)),
-    ]
-    assert timeline(Library(), [], "video") == []  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""A world small enough to compute by hand: a film's colour says its tone, and an encoder that knows this rule.
+"""A world small enough to compute by hand: the colour of a video determines its tone, and an encoder knows this rule.
 
-Red goes with 400 Hz, green with 1,000 Hz, blue with 2,500 Hz; a mixed colour with the same mixture of tones. Both senses
-become the unit vector along (red, green, blue, 0.1), so a film's picture and its sound have a cosine near 1.
+Red goes with 400 Hz, green with 1,000 Hz, blue with 2,500 Hz; a mixed colour with the same mixture of tones. Both modalities
+become the unit vector along (red, green, blue, 0.1), so the frames of a video and its sound have a cosine near 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cmmixer.config import ClipSettings
-from cmmixer.media.encode import write_film, write_sound
+from cmmixer.media.encode import write_audio, write_video
 from cmmixer.models.retriever import Embedding
 
 CLIP = ClipSettings(frames=2, height=16, width=16, clip_seconds=1.0, window_seconds=0.4, sample_rate_hz=8000)
@@ -26,7 +26,7 @@ RED, GREEN, BLUE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 
 class ColourEncoder:
-    """Mean colour of the frames, and the strength of three tones in the windows, as unit vectors of four values."""
+    """Encodes the mean colour of the frames, or the strength of three tones in the windows, as unit vectors of four values."""
 
     dim = 4
     clip = CLIP
@@ -61,14 +61,14 @@ def _unit(colours_BT3: Tensor) -> Embedding:
 
 
 def pixels(colours: Sequence[Colour], seconds_each: float = 1.0) -> np.ndarray:
-    """uint8 (T, H, W, 3): one colour after the other."""
+    """Returns frames uint8 (T, H, W, 3): one colour after the other."""
     frames = round(seconds_each * FPS)
     rows = np.repeat(np.array(colours), frames, axis=0) * 180 + 30
     return np.broadcast_to(rows[:, None, None, :], (len(rows), 32, 32, 3)).astype(np.uint8)
 
 
 def samples(colours: Sequence[Colour], seconds_each: float = 1.0, rate_hz: int = 16000) -> np.ndarray:
-    """int16 (N,): the tones that go with the colours."""
+    """Returns samples int16 (N,): the tones of the colours."""
     parts = []
     time = np.arange(round(seconds_each * rate_hz)) / rate_hz
     for colour in colours:
@@ -77,24 +77,24 @@ def samples(colours: Sequence[Colour], seconds_each: float = 1.0, rate_hz: int =
     return np.concatenate(parts).astype(np.int16)
 
 
-def film(
+def video(
     path: Path, colours: Sequence[Colour], *, sound: Sequence[Colour] | None = (), seconds_each: float = 1.0
 ) -> Path:
-    """An mp4 whose sound fits its colours, or is that of other colours, or (None) is not there."""
+    """Writes an mp4 with the tones of its own colours, or of other colours, or (None) without sound."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tones = None if sound is None else samples(sound or colours, seconds_each)
-    write_film(path, pixels(colours, seconds_each), FPS, tones, 16000)
+    write_video(path, pixels(colours, seconds_each), FPS, tones, 16000)
     return path
 
 
 def sound(path: Path, colours: Sequence[Colour], *, seconds_each: float = 1.0) -> Path:
-    """A wav with the tones of these colours."""
+    """Writes a wav with the tones of these colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_sound(path, samples(colours, seconds_each), 16000)
+    write_audio(path, samples(colours, seconds_each), 16000)
     return path
 
 
 def unit(colour: Colour) -> np.ndarray:
-    """The vector that belongs to a colour."""
+    """Returns the vector of a colour."""
     vector = np.array([*colour, 0.1])
     return vector / np.linalg.norm(vector)

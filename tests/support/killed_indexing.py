@@ -1,7 +1,7 @@
-"""Runs of `index` in processes of their own that die of SIGKILL after so many writes to the tables.
+"""Runs `index` in processes that are killed by SIGKILL after a given number of writes to the tables.
 
-As a program it reads one run a line, as JSON, and answers with the exit code; each run is a process forked from here, so
-that the libraries are imported once.
+The program reads one run per line, as JSON, and prints its exit code. Each run is forked from here, so the libraries are
+imported once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lancedb.merge import LanceMergeInsertBuilder
 from lancedb.table import LanceTable
 
 from cmmixer.config import IndexSettings
-from cmmixer.data import moments
+from cmmixer.data import chunks
 from cmmixer.errors import MediaError
 from cmmixer.retrieval import build
 from cmmixer.retrieval.build import index
@@ -31,9 +31,9 @@ def decode_here(
     workers: int,
     seconds_each: float,
     pool: Any = None,
-    going_on: Any = None,
+    check_cancelled: Any = None,
 ) -> Iterator[Any]:
-    """map_isolated without its processes: what is tested is not the decoding."""
+    """Stands in for `map_sandboxed`, without processes."""
     for item in items:
         try:
             yield item, function(item)
@@ -42,8 +42,8 @@ def decode_here(
 
 
 def run(settings: IndexSettings, *, writes: int | None) -> None:
-    """Indexes, committing after every file; dies after `writes` writes (None: never)."""
-    moments.map_isolated = decode_here  # type: ignore[assignment]
+    """Indexes and commits after every file; is killed after `writes` writes (None: never)."""
+    chunks.map_sandboxed = decode_here  # type: ignore[assignment]
     build._COMMIT_ROWS = 1
     left = [10**9 if writes is None else writes]
 

@@ -1,6 +1,6 @@
-"""Indexes a folder into FOLDER-index; prints its moments and the most memory that was taken, as JSON.
+"""Indexes a folder into FOLDER-index; prints the number of moments and the peak memory, as JSON.
 
-A program of its own, because the most memory that a process ever had is all the system tells.
+A program of its own, because the system reports only the peak over the whole life of a process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.small_runs import NANO
 
 
 class Shades:
-    """The brightness of the frames as unit vectors."""
+    """Encodes the brightness of the frames as unit vectors."""
 
     dim = 4
     clip = NANO
@@ -38,12 +38,12 @@ class Shades:
 
 
 def peak_bytes() -> int:
-    """Of this process and of the largest that it has waited for, in bytes."""
+    """Returns the peak memory of this process or of its largest child, in bytes."""
     return 1024 * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def main(folder: Path) -> None:
-    """Indexes the films of a folder."""
+    """Indexes the videos of a folder."""
     settings = IndexSettings(model="-", data=str(folder), index=f"{folder}-index", workers=1, stride_seconds=4.0)
     moments = index(settings, encoder=Shades()).moments
     print(json.dumps({"moments": moments, "peak": peak_bytes()}))

@@ -1,4 +1,4 @@
-"""A real S3-compatible server on loopback, for tests: moto's, in a process of its own, with conditional writes."""
+"""An S3-compatible server on loopback, with conditional writes: moto's, in another process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-BUCKET = "films"
-# A server that answers nobody: nothing listens on the discard port.
+BUCKET = "videos"
+# Nothing listens on the discard port.
 NOWHERE = "http://127.0.0.1:9"
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """The usual variables, for a server that takes any key."""
+    """Returns the usual variables, for a server that accepts any key."""
     return {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -29,7 +29,7 @@ def environment(endpoint: str) -> dict[str, str]:
 
 @contextmanager
 def object_storage() -> Iterator[str]:
-    """The endpoint of a server with one bucket; it ends with the block."""
+    """Starts a server with one bucket; yields its endpoint and ends it with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

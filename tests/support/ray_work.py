@@ -1,4 +1,4 @@
-"""What actors do in the tests of the cluster."""
+"""Work for actors in the tests of the cluster; they import it by name."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from cmmixer.errors import DataError
 
 
 def tenfold() -> Callable[[list[int]], list[int]]:
+    """Multiplies numbers by ten; the part that holds 0 takes longest."""
     return _tenfold
 
 
 def _tenfold(part: list[int]) -> list[int]:
-    time.sleep(0.2 if 0 in part else 0.0)  # the first part is the last to be done
+    time.sleep(0.2 if 0 in part else 0.0)  # the first part finishes last
     return [10 * number for number in part]
 
 
 def refusing() -> Callable[[list[int]], list[int]]:
+    """Fails before the first part."""
     raise DataError("no model on this machine; put it there")
 
 
 def deadly() -> Callable[[list[int]], list[int]]:
+    """Ends the actor that gets the part with the number 2."""
     return _deadly
 
 

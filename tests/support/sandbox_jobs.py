@@ -1,19 +1,21 @@
-"""Work for other processes; kept free of test libraries, so that they start fast."""
+"""Functions that tests run in sandbox processes. Imports no test libraries, so that processes start fast."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from cmmixer.errors import MediaError
-from cmmixer.media.decode import Film
+from cmmixer.media.decode import MediaFile
 
 
 def work(item: str | Path) -> str:
+    """Returns the item twice, or does what its name says."""
     name = str(item)
     if name == "hang":
         time.sleep(60)
@@ -21,7 +23,7 @@ def work(item: str | Path) -> str:
         os._exit(3)
     if name == "refuse":
         raise MediaError(name, "silent", "not a sound")
-    if name == "fault":
+    if name == "bug":
         raise ZeroDivisionError
     if name == "hoard":
         return str(len(bytearray(2 << 30)))
@@ -30,9 +32,9 @@ def work(item: str | Path) -> str:
     if name == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if name.startswith("killed once "):
-        mark = Path(name.removeprefix("killed once "))
-        if not mark.exists():
-            mark.touch()
+        marker = Path(name.removeprefix("killed once "))
+        if not marker.exists():
+            marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
     if name == "server":
         return str(os.getppid())
@@ -44,21 +46,20 @@ def work(item: str | Path) -> str:
 
 
 def probe(path: str) -> tuple[str | None, str | None]:
-    """Opens a file and takes from it what it has: what became of picture and sound, `used` or a reason."""
-    with Film.open(path, 20.0) as film:
-        instants = np.array([0.2, 0.6]) * film.info.duration_seconds
-        picture = sound = None
-        if film.info.picture is not None:
-            picture = _outcome(lambda: film.frames(instants, 32, 48).pixels_THWC.shape == (2, 32, 48, 3))
-        if film.info.sound is not None:
-            sound = _outcome(lambda: film.sound_windows(instants, 0.5, 8000).samples_TN.shape == (2, 4000))
-    return picture, sound
+    """Opens a file and decodes its streams; returns the outcome for video and audio: None, `used` or the reason of an error."""
+    with MediaFile.open(path, 20.0) as media:
+        instants = np.array([0.2, 0.6]) * media.info.duration_seconds
+        video = audio = None
+        if media.info.video is not None:
+            video = _outcome(lambda: media.frames(instants, 32, 48).pixels_THWC.shape == (2, 32, 48, 3))
+        if media.info.audio is not None:
+            audio = _outcome(lambda: media.audio_windows(instants, 0.5, 8000).samples_TN.shape == (2, 4000))
+    return video, audio
 
 
-def _outcome(attempt: object) -> str:
+def _outcome(decode: Callable[[], bool]) -> str:
     try:
-        assert callable(attempt)
-        assert attempt()
+        assert decode()
     except MediaError as error:
         return error.reason
     return "used"

@@ -1,23 +1,24 @@
-"""A decoder that tells when it begins a piece and takes its time; decoder processes import it."""
+"""A decoder that reports when it starts a chunk and may be slow; decoder processes import it."""
 
 from __future__ import annotations
 
 import os
 import time
 
-from cmmixer.data.moments import Cut, DecodedPiece, Piece, decode_piece
+from cmmixer.data.chunks import Chunk, DecodedChunk, decode_chunk
+from cmmixer.data.segments import SegmentSpec
 
-# Where each piece that is begun leaves a file, and how long it takes: written by the test beside the film.
+# Each started chunk leaves a file; a file beside the video, written by the test, says how long it takes.
 BEGUN, SECONDS = "begun-", "seconds"
 
 
-def slow_decode_piece(piece: Piece, cut: Cut) -> DecodedPiece:
-    """`decode_piece`, after a file `begun-NUMBER-FIRST` and as many seconds as the film's file `NAME.seconds` says."""
-    folder = os.path.dirname(os.path.dirname(piece.path))
-    with open(os.path.join(folder, f"{BEGUN}{piece.number}-{piece.first}"), "w"):
+def slow_decode_chunk(chunk: Chunk, spec: SegmentSpec) -> DecodedChunk:
+    """`decode_chunk`, after a file `begun-NUMBER-FIRST` and as many seconds as the video's file `NAME.seconds` says."""
+    folder = os.path.dirname(os.path.dirname(chunk.path))
+    with open(os.path.join(folder, f"{BEGUN}{chunk.number}-{chunk.first}"), "w"):
         pass
-    told = f"{piece.path}.{SECONDS}"
-    if os.path.exists(told):
-        with open(told) as file:
+    message = f"{chunk.path}.{SECONDS}"
+    if os.path.exists(message):
+        with open(message) as file:
             time.sleep(float(file.read()))
-    return decode_piece(piece, cut)
+    return decode_chunk(chunk, spec)

@@ -1,23 +1,26 @@
-"""Both stages under one strategy after another, in each process of a job that torchrun started (or in one alone)."""
+"""Both training stages under each strategy, in one process or in jobs of several.
+
+python -m tests.support.training_process FOLDER WORLD [WORLD ...]
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from cmmixer.config import FinetuneSettings, PretrainSettings
 from cmmixer.train.finetune import finetune
 from cmmixer.train.pretrain import pretrain
+from tests.support.gloo_processes import fork_job
 from tests.support.small_runs import PICO, random_clips
 
 BATCH, ACCUMULATED = 16, 2
 
 
 def train(folder: Path, strategy: str, processes: int) -> None:
-    """Three steps each of pre-training and of fine-tuning from it, of two batches of 16 clips over all processes."""
+    """Trains three steps of pre-training, then of fine-tuning from it; a step is two batches of 16 clips over all processes."""
     clips = random_clips(3 * BATCH * ACCUMULATED)
     common = {
         "data": "arrays",
@@ -29,7 +32,7 @@ def train(folder: Path, strategy: str, processes: int) -> None:
         "num_workers": 0,
         "log_steps": 1,
         "strategy": strategy,
-        # Changes no bit, and must fit in with slices.
+        # Changes no bit, and must work with shards.
         "grad_checkpointing": strategy == "fsdp",
         "device": "cpu",
         **dataclasses.asdict(PICO),
@@ -42,14 +45,19 @@ def train(folder: Path, strategy: str, processes: int) -> None:
         embed_dim=16,
         mask_ratio=0.25,
         sequence_weight=0.25,
-        # Where it starts at its limit of 100 it is clamped, in every process alike.
+        # The logit scale starts at its limit of 100, where every process clamps it alike.
         temperature=0.01,
-        pair_mix_prob=0.5,
+        frame_mixup_prob=0.5,
     )
     finetune(fine, dataset=clips)
 
 
+def train_all(folder: Path, processes: int) -> None:
+    """Trains under each strategy, in this process of a job."""
+    for strategy in ("ddp", "fsdp"):
+        train(folder / f"of-{processes}", strategy, processes)
+
+
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for name in ("ddp", "fsdp"):
-        train(Path(sys.argv[1]), name, int(sys.argv[2]))
+    for world in map(int, sys.argv[2:]):
+        fork_job(world, partial(train_all, Path(sys.argv[1]), world))

@@ -1,8 +1,8 @@
-"""An index filled with vectors instead of films, and a program that optimises one and dies.
+"""An index filled with vectors instead of videos, and a program that optimizes one and is killed.
 
-As a program: `python -m tests.support.vector_library FOLDER STEP` optimises the index and kills itself with SIGKILL after the
-step `built` (a new index beside the old), `dropped` (the old one gone), `tuned` (before the card is written), or for a
-number, so many seconds after it began.
+`python -m tests.support.vector_library FOLDER STEP` optimizes the index and kills itself with SIGKILL after the step `built`
+(a new ANN index beside the old one), `dropped` (without the old one) or `tuned` (before the metadata is written); if STEP is a
+number, that many seconds after the start.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.speed.search_engines import draw
+from benchmarks.speed.search_engines import draw_library
 from cmmixer.config import IndexSettings
 from cmmixer.retrieval import ann
 from cmmixer.retrieval.build import index
@@ -30,7 +30,7 @@ DIM = 32
 
 
 class VectorEncoder:
-    """An encoder that is only asked who it is."""
+    """An encoder with an id that embeds nothing."""
 
     id = hashlib.sha256(b"vectors").hexdigest()
     path = "runs/vectors"
@@ -38,12 +38,12 @@ class VectorEncoder:
     clip = CLIP
 
 
-def fill(folder: Path, vectors_NE: np.ndarray, *, first: int = 0, senses: Sequence[str] = ("audio",)) -> None:
-    """Adds a file of one moment for each vector, named by its number; the senses not given are missing."""
+def fill(folder: Path, vectors_NE: np.ndarray, *, first: int = 0, modalities: Sequence[str] = ("audio",)) -> None:
+    """Adds a file with one moment for each vector, named by its number; other modalities are missing."""
     with MomentIndex.writing(folder, VectorEncoder(), None) as library:  # type: ignore[arg-type]
         for start in range(0, len(vectors_NE), 1000):
             for place, vector in enumerate(vectors_NE[start : start + 1000], start=first + start):
-                library.put(file_row(place), [moment(place, vector, senses)], None)
+                library.put(file_row(place), [moment(place, vector, modalities)], None)
             library.commit()
 
 
@@ -55,31 +55,31 @@ def file_row(place: int) -> FileRow:
     )  # fmt: skip
 
 
-def moment(place: int, vector_E: np.ndarray, senses: Sequence[str]) -> dict[str, Any]:
+def moment(place: int, vector_E: np.ndarray, modalities: Sequence[str]) -> dict[str, Any]:
     shared = {name: getattr(file_row(place), name) for name in ("batch", "path", "audio_path", "source", "label")}
-    vectors = {sense: vector_E if sense in senses else None for sense in ("video", "audio")}
+    vectors = {modality: vector_E if modality in modalities else None for modality in ("video", "audio")}
     frames = {"video_frames": None, "audio_frames": None}
     return {
-        "id": f"{place}", **shared, "start_seconds": 0.0, "end_seconds": 1.0, **vectors, "film": vector_E, **frames
+        "id": f"{place}", **shared, "start_seconds": 0.0, "end_seconds": 1.0, **vectors, "any": vector_E, **frames
     }  # fmt: skip
 
 
 def slow_nearest(vectors_NE: np.ndarray, query_E: np.ndarray, limit: int) -> list[int]:
-    """One vector after the other."""
+    """Compares the query with one vector after the other."""
     scored = sorted((-float(np.dot(vector, query_E)), place) for place, vector in enumerate(vectors_NE))
     return [place for _, place in scored[:limit]]
 
 
 def found(
-    library: MomentIndex, queries_QE: np.ndarray, sense: str = "audio", limit: int = 10, **options: Any
+    library: MomentIndex, queries_QE: np.ndarray, modality: str = "audio", limit: int = 10, **options: Any
 ) -> list[list[int]]:
-    """Numbers of the nearest to each query, in order."""
-    rows = library.nearest(queries_QE, sense, limit, **options)
+    """Returns the numbers of the moments nearest to each query, best first."""
+    rows = library.nearest(queries_QE, modality, limit, **options)
     return [[int(row["id"]) for row in rows if row["query"] == query] for query in range(len(queries_QE))]
 
 
 def recall(got: list[list[int]], vectors_NE: np.ndarray, queries_QE: np.ndarray) -> float:
-    """Part of the true 10 nearest that are there."""
+    """Returns the part of the true 10 nearest that was found."""
     true = [slow_nearest(vectors_NE, query, 10) for query in queries_QE]
     return sum(len(set(a) & set(b)) for a, b in zip(got, true, strict=True)) / (10 * len(queries_QE))
 
@@ -88,13 +88,13 @@ def settings(folder: Path, **options: Any) -> IndexSettings:
     return IndexSettings(index=str(folder), optimize=True, exact_below=1000, **options)
 
 
-def made(rows: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    drawn = draw(rows, DIM, queries, seed)
+def random_vectors(rows: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    drawn = draw_library(rows, DIM, queries, seed)
     return drawn.rows_NE, drawn.queries_QE
 
 
 def main() -> None:
-    """Optimises and dies; see above."""
+    """Optimizes and is killed; see above."""
     folder, step = Path(sys.argv[1]), sys.argv[2]
 
     def die(*_: Any) -> None:
@@ -103,14 +103,15 @@ def main() -> None:
     if step.replace(".", "").isdigit():
         threading.Timer(float(step), die).start()
     else:
-        home: Any = ann if step == "dropped" else MomentIndex
-        name = {"built": "drop_indexes", "dropped": "_tuned", "tuned": "write_plan"}[step]
-        whole = getattr(home, name)
+        owner: Any = ann if step == "dropped" else MomentIndex
+        name = {"built": "drop_ann_indexes", "dropped": "_tune", "tuned": "write_ann_settings"}[step]
+        original = getattr(owner, name)
 
-        def last(library: MomentIndex, sense: str, *arguments: Any, **options: Any) -> Any:
-            return die() if sense == "audio" else whole(library, sense, *arguments, **options)
+        def last(library: MomentIndex, modality: str, *arguments: Any, **options: Any) -> Any:
+            return die() if modality == "audio" else original(library, modality, *arguments, **options)
 
-        setattr(home, name, last)
+        setattr(owner, name, last)
+    ann._QUERIES = 40
     print("begun", flush=True)
     index(settings(folder, index_kind="ivf_flat"))
 

@@ -1,6 +1,6 @@
-"""The report's pictures, drawn as PNG bytes. `Figure` is used directly: no pyplot, no global state, no window.
+"""Plots of the report, `inspect` and `probe`, as PNG bytes. `Figure` is used directly: no pyplot, no global state, no window.
 
-Letters: T frames, H x W pixels of a picture.
+Letters: T frames, H x W pixels, N points, C classes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-# Ink and lines on the page's light and dark ground; the series colours are told apart on both, and by the colour-blind
+# Text and grid on the light and the dark page. The series colors differ on both, also for color-blind readers
 # (Okabe and Ito, "Color Universal Design", 2008).
 _INK = {False: "#3a4048", True: "#c9d1d9"}
 _GRID = {False: "#d9dee4", True: "#30363d"}
 _SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
-# Above so many classes the counts of a confusion picture cannot be read.
-_MOST_COUNTED = 20
+# With more classes, the counts in a confusion matrix are unreadable.
+_MAX_CLASSES_WITH_COUNTS = 20
 _DOTS_PER_INCH = 160
 
 
@@ -33,11 +33,11 @@ class Curves:
     """One panel of loss curves.
 
     Attributes:
-        title: what the panel shows, in words.
-        rows: the training log, one mapping a line; lines without a series' key are passed over.
+        title: what the panel shows.
+        rows: the training log, one mapping per line; lines without a series' key are ignored.
         series: key in the rows -> name in the legend.
         x: key of the horizontal axis.
-        level: a horizontal line to compare with, such as the loss of guessing, and its name.
+        level: a horizontal line to compare with, such as the loss at chance, and its name.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Curves:
 
 
 def loss_curves(panels: Sequence[Curves], *, dark: bool = False) -> bytes:
-    """The panels side by side, as a PNG with a transparent ground.
+    """Draws the panels side by side, as a PNG with a transparent background.
 
     Raises:
         ValueError: no panel was given.
@@ -63,10 +63,10 @@ def loss_curves(panels: Sequence[Curves], *, dark: bool = False) -> bytes:
 
 
 def _draw_curves(axes: Axes, panel: Curves, dark: bool) -> None:
-    for colour, (key, name) in zip(cycle(_SERIES), panel.series.items(), strict=False):
+    for color, (key, name) in zip(cycle(_SERIES), panel.series.items(), strict=False):
         points = np.array([(row[panel.x], row[key]) for row in panel.rows if key in row and panel.x in row], float)
         if len(points):
-            axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=1.6, label=name)
+            axes.plot(points[:, 0], points[:, 1], color=color, linewidth=1.6, label=name)
     if panel.level is not None:
         axes.axhline(panel.level[0], color=_INK[dark], linewidth=1, linestyle="--", label=panel.level[1])
     axes.set_title(panel.title, color=_INK[dark], fontsize=10, loc="left")
@@ -81,54 +81,54 @@ def _draw_curves(axes: Axes, panel: Curves, dark: bool) -> None:
         axes.legend(frameon=False, fontsize=8, labelcolor=_INK[dark])
 
 
-def mel_picture(decibels_HW: NDArray[np.floating], *, scale: int = 2) -> bytes:
-    """A mel picture as a PNG: time runs to the right, low frequencies lie at the bottom, louder is brighter.
+def mel_spectrogram(decibels_HW: NDArray[np.floating], *, scale: int = 2) -> bytes:
+    """Draws a mel spectrogram as a PNG: time runs to the right, low frequencies are at the bottom, louder is brighter.
 
     Args:
-        decibels_HW: log-mel values; row 0 is the lowest band, as `cmmixer.media.mel` gives it.
-        scale: each value becomes a square of this many pixels.
+        decibels_HW: log-mel values; row 0 is the lowest band, as in `cmmixer.media.mel`.
+        scale: side in pixels of the square drawn for each value.
 
     Raises:
-        ValueError: not a picture of H x W values.
+        ValueError: not an array of shape (H, W).
     """
     return _raw_png(_magma(decibels_HW), scale)
 
 
 def _magma(values_HW: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Colours of a mel picture, low frequencies at the bottom, stretched from its 2nd to its 99.5th percentile."""
+    """Colors a mel spectrogram, low frequencies at the bottom, stretched from its 2nd to its 99.5th percentile."""
     values = np.asarray(values_HW, np.float64)
     if values.ndim != 2 or not values.size:
-        raise ValueError(f"a mel picture has shape (H, W); got {values.shape}")
+        raise ValueError(f"mel spectrogram: got shape {values.shape}, expected (H, W)")
     low, high = np.percentile(values, (2.0, 99.5))
     stretched = np.clip((values - low) / max(high - low, 1e-9), 0.0, 1.0)
-    colours: NDArray[np.uint8] = colormaps["magma"](stretched[::-1], bytes=True)[..., :3]
-    return colours
+    colors_HWC: NDArray[np.uint8] = colormaps["magma"](stretched[::-1], bytes=True)[..., :3]
+    return colors_HWC
 
 
 @dataclass(frozen=True)
 class StripRow:
-    """One row of the strip picture: a clip's T pictures side by side.
+    """One row of a strip image: a clip's T frames or mel spectrograms side by side.
 
     Attributes:
         caption: what the row shows.
-        pictures: [T, H, W, 3] colours in [0, 1] (uint8 also, 0 to 255), or [T, H, W] mel values, row 0 the lowest band.
+        images: [T, H, W, 3] colors in [0, 1] or uint8, or [T, H, W] mel values with the lowest band in row 0.
     """
 
     caption: str
-    pictures: NDArray[np.generic]
+    images: NDArray[np.generic]
 
 
-def strip_picture(rows: Sequence[StripRow], *, dark: bool = False) -> bytes:
-    """What the mixer makes of a clip and what the network makes of that, one captioned row each, as a PNG.
+def strip_image(rows: Sequence[StripRow], *, dark: bool = False) -> bytes:
+    """Draws the stages of a clip as captioned rows: what goes in, the mix, and what the network reconstructs. Returns a PNG.
 
-    Usual rows: frames, mel pictures, mixed strip, what the encoder sees, both reconstructions.
+    Usual rows: frames, mel spectrograms, mix, visible part of the mix, both reconstructions.
 
     Raises:
-        ValueError: no rows, or pictures of another shape.
+        ValueError: no rows, or images of another shape.
     """
     if not rows:
-        raise ValueError("strip_picture: got no rows, expected one or more")
-    strips = [_side_by_side(row.pictures) for row in rows]
+        raise ValueError("strip_image: got no rows, expected one or more")
+    strips = [_side_by_side(row.images) for row in rows]
     width = 5.2
     heights = [width * strip.shape[0] / strip.shape[1] + 0.28 for strip in strips]
     figure = _figure(width, sum(heights))
@@ -143,13 +143,13 @@ def strip_picture(rows: Sequence[StripRow], *, dark: bool = False) -> bytes:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A query and what was found for it, best first, as pictures.
+    """A query and its hits, best first, as images.
 
     Attributes:
         query: [H, W, 3] uint8, or [H, W] mel values.
-        hits: the same.
-        captions: under the query and under each hit.
-        partner: which hit is the query's own, if it is among them.
+        hits: likewise.
+        captions: of the query and of each hit.
+        partner: position of the query's true counterpart among the hits, or None.
     """
 
     query: NDArray[np.generic]
@@ -158,15 +158,15 @@ class Neighbours:
     partner: int | None
 
 
-def neighbours_picture(rows: Sequence[Neighbours]) -> bytes:
-    """Queries on the left, their hits beside them, the true partner framed in green; PNG on white."""
+def neighbours_plot(rows: Sequence[Neighbours]) -> bytes:
+    """Draws queries on the left and their hits beside them, the true counterpart framed in green; PNG on white."""
     columns = 1 + max(len(row.hits) for row in rows)
     figure = _figure(1.35 * columns, 1.6 * len(rows))
     figure.patch.set(alpha=1.0, facecolor="white")
     for number, row in enumerate(rows):
-        for place, picture in enumerate([row.query, *row.hits]):
+        for place, image in enumerate([row.query, *row.hits]):
             axes = figure.add_subplot(len(rows), columns, number * columns + place + 1)
-            values = np.asarray(picture)
+            values = np.asarray(image)
             axes.imshow(values if values.ndim == 3 else _magma(np.asarray(values, np.float64)), aspect="auto")
             axes.set_xticks([])
             axes.set_yticks([])
@@ -177,37 +177,36 @@ def neighbours_picture(rows: Sequence[Neighbours]) -> bytes:
     return _on_white(figure)
 
 
-def map_picture(points_NX: NDArray[np.floating], labels: Sequence[str], marks: Sequence[str]) -> bytes:
-    """Points in the plane, coloured by label and marked by sense (`video` round, `audio` pointed); PNG on white."""
+def map_plot(points_N2: NDArray[np.floating], labels: Sequence[str], modalities: Sequence[str]) -> bytes:
+    """Draws points in the plane, colored by label and marked by modality (video: circle, audio: triangle); PNG on white."""
     figure = _figure(7.0, 5.2)
     figure.patch.set(alpha=1.0, facecolor="white")
     axes = figure.add_subplot()
     names = sorted(set(labels))
     shades = colormaps["tab20"](np.linspace(0, 1, max(len(names), 2)))
     for place, name in enumerate(names):
-        for sense, mark in (("video", "o"), ("audio", "^")):
-            chosen = [row for row in range(len(labels)) if labels[row] == name and marks[row] == sense]
+        for modality, mark in (("video", "o"), ("audio", "^")):
+            chosen = [row for row in range(len(labels)) if labels[row] == name and modalities[row] == modality]
             if chosen:
-                words = f"{name}, {'picture' if sense == 'video' else 'sound'}"
                 axes.scatter(
-                    points_NX[chosen, 0],
-                    points_NX[chosen, 1],
+                    points_N2[chosen, 0],
+                    points_N2[chosen, 1],
                     marker=mark,
                     s=18,
                     color=shades[place],
-                    label=words,
+                    label=f"{name}, {modality}",
                     alpha=0.8,
                 )
     axes.set_xticks([])
     axes.set_yticks([])
-    if len(names) <= _MOST_COUNTED // 2:
+    if len(names) <= _MAX_CLASSES_WITH_COUNTS // 2:
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axes.spines[["top", "right", "left", "bottom"]].set_color("#d9dee4")
     return _on_white(figure)
 
 
-def confusion_picture(counts_CC: NDArray[np.integer], names: Sequence[str]) -> bytes:
-    """Which class (rows) was taken for which (columns), as a part of each row, as PNG on white."""
+def confusion_plot(counts_CC: NDArray[np.integer], names: Sequence[str]) -> bytes:
+    """Draws a confusion matrix, true class by row, predicted class by column, normalized over each row; PNG on white."""
     parts = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
     side = 1.6 + 0.34 * len(names)
     figure = _figure(side + 0.8, side)
@@ -216,39 +215,39 @@ def confusion_picture(counts_CC: NDArray[np.integer], names: Sequence[str]) -> b
     axes.imshow(parts, cmap="Blues", vmin=0.0, vmax=1.0)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("taken for", fontsize=8)
-    axes.set_ylabel("is", fontsize=8)
-    if len(names) <= _MOST_COUNTED:
+    axes.set_xlabel("predicted class", fontsize=8)
+    axes.set_ylabel("true class", fontsize=8)
+    if len(names) <= _MAX_CLASSES_WITH_COUNTS:
         for row, column in np.argwhere(counts_CC > 0):
-            colour = "white" if parts[row, column] > 0.5 else "black"
-            axes.text(column, row, str(counts_CC[row, column]), ha="center", va="center", fontsize=7, color=colour)
+            color = "white" if parts[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts_CC[row, column]), ha="center", va="center", fontsize=7, color=color)
     return _on_white(figure)
 
 
-def _side_by_side(pictures: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """[T, H, W(, 3)] to one [H, T*W + gaps, 3] strip with thin gaps in mid-grey."""
-    if pictures.ndim == 3:
-        coloured = _mel_frames(np.asarray(pictures, np.float64))
-    elif pictures.ndim == 4 and pictures.shape[3] == 3:
-        coloured = _colour_bytes(pictures)
+def _side_by_side(images: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Joins images [T, H, W(, 3)] to one strip [H, T*W + gaps, 3] with thin gray gaps."""
+    if images.ndim == 3:
+        colored = _mel_frames(np.asarray(images, np.float64))
+    elif images.ndim == 4 and images.shape[3] == 3:
+        colored = _color_bytes(images)
     else:
-        raise ValueError(f"pictures of a strip have shape (T, H, W, 3) or (T, H, W); got {pictures.shape}")
-    gap = np.full((coloured.shape[1], 1, 3), 128, np.uint8)
-    parts = [part for picture in coloured for part in (picture, gap)]
+        raise ValueError(f"images of a strip: got shape {images.shape}, expected (T, H, W, 3) or (T, H, W)")
+    gap = np.full((colored.shape[1], 1, 3), 128, np.uint8)
+    parts = [part for image in colored for part in (image, gap)]
     return np.concatenate(parts[:-1], axis=1)
 
 
 def _mel_frames(values_THW: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The clip's mel pictures in colour, stretched together so that a quiet window stays dark."""
+    """Colors the mel spectrograms of a clip, stretched together so that a quiet window stays dark."""
     frames, height, width = values_THW.shape
     together = _magma(values_THW.transpose(1, 0, 2).reshape(height, frames * width))
     return together.reshape(height, frames, width, 3).transpose(1, 0, 2, 3)
 
 
-def _colour_bytes(pictures_THWC: NDArray[np.generic]) -> NDArray[np.uint8]:
-    if pictures_THWC.dtype == np.uint8:
-        return pictures_THWC.astype(np.uint8)
-    return (np.clip(np.asarray(pictures_THWC, np.float64), 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
+def _color_bytes(frames_THWC: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if frames_THWC.dtype == np.uint8:
+        return frames_THWC.astype(np.uint8)
+    return (np.clip(np.asarray(frames_THWC, np.float64), 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
 
 
 def _figure(width_inches: float, height_inches: float) -> Figure:
@@ -270,8 +269,8 @@ def _on_white(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def _raw_png(colours_HWC: NDArray[np.uint8], scale: int) -> bytes:
-    height, width = colours_HWC.shape[:2]
+def _raw_png(colors_HWC: NDArray[np.uint8], scale: int) -> bytes:
+    height, width = colors_HWC.shape[:2]
     stream = io.BytesIO()
-    Image.fromarray(colours_HWC).resize((width * scale, height * scale), Image.Resampling.NEAREST).save(stream, "PNG")
+    Image.fromarray(colors_HWC).resize((width * scale, height * scale), Image.Resampling.NEAREST).save(stream, "PNG")
     return stream.getvalue()

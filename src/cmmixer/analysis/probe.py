@@ -1,6 +1,6 @@
-"""`cmmixer probe`: a classifier on a run's towers, beside one on untrained towers and one on plain statistics.
+"""`cmmixer probe`: cross-validated classifiers on a run's towers, on untrained towers and on plain statistics.
 
-Files shorter than a clip, told before anything is learnt: their clips would not be as long as the others'.
+Letters: F files, C classes, D features.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from cmmixer import checkpoint
 from cmmixer.analysis.features import (
-    SENSES_OF_TASK,
+    MODALITIES_OF_TASK,
     Describer,
     FileFeatures,
     PlainStatistics,
@@ -29,86 +29,42 @@ from cmmixer.analysis.features import (
     file_features,
 )
 from cmmixer.analysis.labels import Labelled, read_labelled
-from cmmixer.analysis.linear_probe import cross_validated, figures
-from cmmixer.analysis.plots import confusion_picture
+from cmmixer.analysis.linear_probe import cross_validated, probe_metrics
+from cmmixer.analysis.plots import confusion_plot
 from cmmixer.analysis.probe_finetune import Finetuning
-from cmmixer.checkpoint import Card
+from cmmixer.checkpoint import Metadata
 from cmmixer.config import ClipSettings, ProbeSettings
-from cmmixer.data.clips import entry_seconds
+from cmmixer.config.fields import accepts_settings
 from cmmixer.data.manifest import Entry
-from cmmixer.data.memmap import spool_clips
+from cmmixer.data.memmap import decode_to_memmap
+from cmmixer.data.segments import stretch_seconds
 from cmmixer.data.skips import SkipReport
 from cmmixer.errors import DataError, SettingsError
 from cmmixer.media.timeline import SLACK_SECONDS
 from cmmixer.progress import NoProgress, Progress
-from cmmixer.runtime import device_named, machine
+from cmmixer.runtime import describe_machine, select_device
 from cmmixer.storage.files import explain_full_disk, write_atomically
 
-
-def check_lengths(
-    settings: ProbeSettings, labelled: Labelled, clip: ClipSettings, skips: SkipReport, progress: Progress
-) -> Labelled:
-    """The files to go on with. Longer files than a clip are no matter: several clips of each are averaged.
-
-    Args:
-        settings: of the command; `short` says what to do with short files.
-        labelled: all files.
-        clip: geometry of a clip.
-        skips: told about those that are left out.
-        progress: told about every file.
-
-    Raises:
-        DataError: files are shorter than a clip and to be refused, all are, or too few of a class are left.
-    """
-    if settings.short == "use":
-        return labelled
-    entries = labelled.entries
-    progress.start(len(entries), "lengths of files")
-    seconds = entry_seconds(entries, workers=settings.workers, file_seconds=settings.file_seconds, progress=progress)
-    least = clip.clip_seconds - SLACK_SECONDS
-    short = {row: found for row, found in enumerate(seconds) if found is not None and found < least}
-    if not short:
-        return labelled
-    first = min(short)
-    range_words = f"; all of them {min(short.values()):.2f} to {max(short.values()):.2f} s" if len(short) > 1 else ""
-    told = (
-        f"{settings.data}: {len(short)} of {len(entries)} files {'is' if len(short) == 1 else 'are'} shorter than a clip of this model, "
-        f"{clip.clip_seconds:g} s, such as {entries[first].name} ({short[first]:.2f} s{range_words})"
-    )
-    if settings.short == "refuse":
-        raise DataError(
-            f"{told}; --short use takes each as one clip of its own length, --short skip leaves them out, or probe a model of shorter clips"
-        )
-    kept = [row for row in range(len(entries)) if row not in short]
-    if not kept:
-        raise DataError(f"{told}; none is left")
-    for row, found in short.items():
-        skips.add(entries[row].path, "too-short", f"it lasts {found:.2f} s, a clip takes {clip.clip_seconds:g} s")
-    labelled = labelled.rows(kept)
-    labelled.check(settings.data)
-    return labelled
-
-
-WORDS = {
+FEATURE_NAMES = {
     "linear": {
-        "trained": "this run's towers",
-        "untrained": "the same towers, untrained",
-        "statistics": "means and spreads, no network",
+        "trained": "towers of this run",
+        "untrained": "untrained towers (baseline)",
+        "statistics": "plain statistics, no network",
     },
     "finetune": {
-        "trained": "this run's towers, trained on",
-        "untrained": "the same towers, from scratch",
-        "statistics": "means and spreads, no network",
+        "trained": "towers of this run, fine-tuned",
+        "untrained": "no pre-training (baseline)",
+        "statistics": "plain statistics, no network",
     },
 }
 
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """What a probe found.
+    """Results of a probe.
 
     Attributes:
-        result: JSON values: `trained`, `untrained` and `statistics`, each as `probing.classify.figures` gives them, with the
+        result: JSON values: `trained`, `untrained` and `statistics`, each with the values of `linear_probe.probe_metrics`, and the
             task, the data, the classes and the chance level.
         skips: files that could not be used.
     """
@@ -117,49 +73,52 @@ class ProbeReport:
     skips: SkipReport
 
     def as_json(self) -> dict[str, Any]:
-        """The figures."""
+        """Returns the results."""
         return self.result
 
     def render(self) -> RenderableType:
-        """A table of the three against guessing, and of every class."""
+        """Returns a table of the three kinds of features next to chance, and a table of the classes."""
         result, name = self.result, self.result["metric"]
         table = Table(
             title=f"{result['task']}: {result['files']} files, {len(result['folds'])} folds", title_justify="left"
         )
         for column in ("features", name, "95 %"):
             table.add_column(column, justify="left" if column == "features" else "right")
-        for kind, words in WORDS[result["mode"]].items():
+        for kind, label in FEATURE_NAMES[result["mode"]].items():
             low, high = result[kind]["interval"]
-            table.add_row(words, f"{result[kind][name]:.3f}", f"{low:.3f} – {high:.3f}")
-        table.add_row("guessing", f"{result['chance']:.3f}", "")
-        classes = Table(title=f"{WORDS[result['mode']]['trained']}, class by class", title_justify="left")
+            table.add_row(label, f"{result[kind][name]:.3f}", f"{low:.3f} – {high:.3f}")
+        table.add_row("chance", f"{result['chance']:.3f}", "")
+        classes = Table(title=f"{FEATURE_NAMES[result['mode']]['trained']}, by class", title_justify="left")
         columns = list(next(iter(result["trained"]["classes"].values())))
         for column in ("class", *columns):
             classes.add_column(column.replace("_", " "), justify="left" if column == "class" else "right")
         for label, values in result["trained"]["classes"].items():
-            told = [str(values[column]) if column == "files" else f"{values[column]:.2f}" for column in columns]
-            classes.add_row(label, *told)
+            cells = [str(values[column]) if column == "files" else f"{values[column]:.2f}" for column in columns]
+            classes.add_row(label, *cells)
         notes = [f"written to {result['out']}"]
         if result["short"]:
-            notes.append(f"{result['short']} files are shorter than a clip; each is one clip of its own length")
+            notes.append(
+                f"{result['short']} files are shorter than a clip; each was taken as one clip of its own length"
+            )
         if self.skips.total:
             notes.append(self.skips.summary)
         return Group(table, classes, *notes)
 
 
+@accepts_settings(ProbeSettings)
 def probe(settings: ProbeSettings, progress: Progress | None = None) -> ProbeReport:
-    """Cross-validates classifiers on labelled files.
+    """Cross-validates classifiers on labelled files and writes the results into a folder.
 
     Args:
         settings: of the command.
-        progress: told how it goes on.
+        progress: receives the progress.
 
     Raises:
         InputError: the model, the data, its labels or its folds cannot be used.
     """
     progress = progress or NoProgress()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SettingsError("probe: got several processes from torchrun, works in one; start it without torchrun")
+        raise SettingsError("probe: got several processes from torchrun, expected one; start it without torchrun")
     labelled = read_labelled(
         settings.data,
         label=settings.label,
@@ -168,22 +127,25 @@ def probe(settings: ProbeSettings, progress: Progress | None = None) -> ProbeRep
         folds=settings.folds,
         seed=settings.seed,
     )
-    device = device_named(settings.device)
-    card = checkpoint.load_card(settings.model, "retriever", "mae")
+    device = select_device(settings.device)
+    metadata = checkpoint.load_metadata(settings.model, "retriever", "mae")
     skips = SkipReport()
-    labelled = check_lengths(settings, labelled, card.clip, skips, progress)
+    labelled = check_lengths(settings, labelled, metadata.clip, skips, progress)
     out = Path(settings.out)
     with explain_full_disk(out, DataError):
         out.mkdir(parents=True, exist_ok=True)
-    probed = (_linear if settings.mode == "linear" else _finetuned)(settings, labelled, card, device, skips, progress)
-    found = {}
+    run_probe = _probe_linear if settings.mode == "linear" else _probe_finetuned
+    probed = run_probe(settings, labelled, metadata, device, skips, progress)
+    by_features = {}
     for kind, scores_FC in probed.scores.items():
-        found[kind] = figures(scores_FC, probed.labelled, resamplings=settings.bootstrap, seed=settings.seed)
+        by_features[kind] = probe_metrics(
+            scores_FC, probed.labelled, resamplings=settings.bootstrap, seed=settings.seed
+        )
     result = {
         "task": settings.task,
         "mode": settings.mode,
         "metric": "mAP" if labelled.several else "accuracy",
-        **found,
+        **by_features,
         "chance": _chance(probed.labelled),
         "data": settings.data,
         "files": len(probed.labelled.entries),
@@ -192,18 +154,65 @@ def probe(settings: ProbeSettings, progress: Progress | None = None) -> ProbeRep
         "skipped": probed.skips.total,
         "folds": labelled.fold_names,
         "model": settings.model,
-        "model_id": card.model_id,
-        "kind": card.kind,
+        "model_id": metadata.model_id,
+        "kind": metadata.kind,
         "out": settings.out,
-        "machine": machine(),
+        "machine": describe_machine(),
     }
     _write(out, result, probed.skips)
     return ProbeReport(result, probed.skips)
 
 
+def check_lengths(
+    settings: ProbeSettings, labelled: Labelled, clip: ClipSettings, skips: SkipReport, progress: Progress
+) -> Labelled:
+    """Handles files that are shorter than a clip, as `settings.short` says. Longer files are fine: several clips are averaged.
+
+    Args:
+        settings: of the command.
+        labelled: all files.
+        clip: geometry of a clip.
+        skips: receives the files that are left out.
+        progress: advanced once per file.
+
+    Returns:
+        The files to use.
+
+    Raises:
+        DataError: there are short files and they are refused, all files are short, or too few of a class are left.
+    """
+    if settings.short == "use":
+        return labelled
+    entries = labelled.entries
+    progress.start(len(entries), "reading lengths of files")
+    seconds = stretch_seconds(entries, workers=settings.workers, file_seconds=settings.file_seconds, progress=progress)
+    least = clip.clip_seconds - SLACK_SECONDS
+    short = {row: length for row, length in enumerate(seconds) if length is not None and length < least}
+    if not short:
+        return labelled
+    first = min(short)
+    lengths = f"; all of them {min(short.values()):.2f} to {max(short.values()):.2f} s" if len(short) > 1 else ""
+    message = (
+        f"{settings.data}: {len(short)} of {len(entries)} files {'is' if len(short) == 1 else 'are'} shorter than a clip of this model, "
+        f"{clip.clip_seconds:g} s, such as {entries[first].name} ({short[first]:.2f} s{lengths})"
+    )
+    if settings.short == "refuse":
+        raise DataError(
+            f"{message}; use --short use to take each as one clip of its own length, --short skip to leave them out, or a model of shorter clips"
+        )
+    long_enough = [row for row in range(len(entries)) if row not in short]
+    if not long_enough:
+        raise DataError(f"{message}; none is left")
+    for row, length in short.items():
+        skips.add(entries[row].path, "too-short", f"it lasts {length:.2f} s, a clip takes {clip.clip_seconds:g} s")
+    labelled = labelled.rows(long_enough)
+    labelled.check(settings.data)
+    return labelled
+
+
 @dataclass(frozen=True)
 class _Probed:
-    """Scores [F, C] of the files that could be used, by what gave them."""
+    """Scores [F, C] of the files that could be used, by the kind of features."""
 
     labelled: Labelled
     scores: dict[str, NDArray[np.float64]]
@@ -211,10 +220,10 @@ class _Probed:
     short: int
 
 
-def _linear(
+def _probe_linear(
     settings: ProbeSettings,
     labelled: Labelled,
-    card: Card,
+    metadata: Metadata,
     device: torch.device,
     skips: SkipReport,
     progress: Progress,
@@ -222,39 +231,39 @@ def _linear(
     describers: dict[str, Describer] = {
         "trained": TowerFeatures.of_run(settings.model, device),
         "untrained": TowerFeatures.untrained(settings.model, settings.seed, device),
-        "statistics": PlainStatistics(card.clip),
+        "statistics": PlainStatistics(metadata.clip),
     }
-    found = _features(settings, labelled.entries, describers, card, skips, progress)
+    found = _features(settings, labelled.entries, describers, metadata, skips, progress)
     labelled = _usable(settings, labelled, found.used, skips)
     scores = {}
     for kind, features_FD in found.columns.items():
-        progress.start(None, f"classifying by {WORDS['linear'][kind]}")
+        progress.start(None, f"classifying by {FEATURE_NAMES['linear'][kind]}")
         scores[kind] = cross_validated(features_FD, labelled)
     return _Probed(labelled, scores, skips, found.short)
 
 
-def _finetuned(
+def _probe_finetuned(
     settings: ProbeSettings,
     labelled: Labelled,
-    card: Card,
+    metadata: Metadata,
     device: torch.device,
     skips: SkipReport,
     progress: Progress,
 ) -> _Probed:
-    senses = SENSES_OF_TASK[settings.task]
+    modalities = MODALITIES_OF_TASK[settings.task]
     starts = {
         "trained": TowerFeatures.of_run(settings.model, torch.device("cpu")).model,
         "untrained": TowerFeatures.untrained(settings.model, settings.seed, torch.device("cpu")).model,
     }
     with tempfile.TemporaryDirectory(prefix=".clips-", dir=settings.out) as folder:
         progress.start(len(labelled.entries), "decoding clips")
-        clips = spool_clips(
+        clips = decode_to_memmap(
             labelled.entries,
-            card.clip,
+            metadata.clip,
             Path(folder),
             even=settings.clips,
-            picture="video" in senses,
-            sound="audio" in senses,
+            video="video" in modalities,
+            audio="audio" in modalities,
             workers=settings.workers,
             file_seconds=settings.file_seconds,
             progress=progress,
@@ -263,13 +272,13 @@ def _finetuned(
             skips.add_skip(skip)
         used = np.unique(clips.files_R)
         labelled = _usable(settings, labelled, used.tolist(), skips)
-        # From here on files are numbered among those that can be used.
+        # From here on, files are numbered among the usable ones.
         clips = replace(clips, files_R=np.searchsorted(used, clips.files_R))
-        finetuning = Finetuning(settings, labelled, clips, senses, card, progress)
+        finetuning = Finetuning(settings, labelled, clips, modalities, metadata, progress)
         scores = {kind: finetuning.scores(towers, kind) for kind, towers in starts.items()}
         short = len(np.unique(clips.files_R[clips.is_short]))
-    plain: dict[str, Describer] = {"statistics": PlainStatistics(card.clip)}
-    found = _features(settings, labelled.entries, plain, card, SkipReport(), progress)
+    plain: dict[str, Describer] = {"statistics": PlainStatistics(metadata.clip)}
+    found = _features(settings, labelled.entries, plain, metadata, SkipReport(), progress)
     scores["statistics"] = cross_validated(found.columns["statistics"], labelled)
     return _Probed(labelled, scores, skips, short)
 
@@ -278,15 +287,15 @@ def _features(
     settings: ProbeSettings,
     entries: Sequence[Entry],
     describers: dict[str, Describer],
-    card: Card,
+    metadata: Metadata,
     skips: SkipReport,
     progress: Progress,
 ) -> FileFeatures:
-    progress.start(len(entries), "features of films")
+    progress.start(len(entries), "computing features")
     return file_features(
         entries,
         describers,
-        card.clip,
+        metadata.clip,
         settings.task,
         clips=settings.clips,
         workers=settings.workers,
@@ -305,9 +314,9 @@ def _usable(settings: ProbeSettings, labelled: Labelled, used: Sequence[int], sk
 
 
 def _chance(labelled: Labelled) -> float:
-    """Accuracy of always naming the largest class, or the mAP of random scores: the mean part of files a class has."""
-    parts_C = labelled.truth_FC.mean(0)
-    return float(parts_C.mean() if labelled.several else parts_C.max())
+    """Accuracy of always predicting the largest class, or the mAP of random scores: the mean frequency of the classes."""
+    frequency_C = labelled.truth_FC.mean(0)
+    return float(frequency_C.mean() if labelled.several else frequency_C.max())
 
 
 def _write(out: Path, result: dict[str, Any], skips: SkipReport) -> None:
@@ -316,5 +325,5 @@ def _write(out: Path, result: dict[str, Any], skips: SkipReport) -> None:
         skips.write(out)
         confusion = result["trained"].get("confusion")
         if confusion is not None:
-            picture = confusion_picture(np.array(confusion), list(result["trained"]["classes"]))
-            write_atomically(out / "confusion.png", picture)
+            plot = confusion_plot(np.array(confusion), list(result["trained"]["classes"]))
+            write_atomically(out / "confusion.png", plot)

@@ -1,9 +1,9 @@
-"""Towers trained on with the labels of all folds but one, and tested on that one.
+"""Fine-tuning of the towers as a classifier, cross-validated: trained on all folds but one, tested on that one.
 
-The classifier starts at the linear probe of its own training files (linear probing, then fine-tuning: arXiv 2202.10054), so
-that the towers are not torn about by a layer that knows nothing yet. A file's score is the mean over its clips.
+The head is initialized with the linear probe of the training files (linear probing, then fine-tuning: arXiv 2202.10054). A random
+head would distort the features in the first steps. The score of a file is the mean over its clips.
 
-Letters: R clips, B clips of a batch, S senses, D width, F files, K classes.
+Letters: R clips, B clips of a batch, S modalities, D width, F files, K classes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmmixer import checkpoint
 from cmmixer.analysis.labels import Labelled
-from cmmixer.analysis.linear_probe import regression
-from cmmixer.checkpoint import Card
+from cmmixer.analysis.linear_probe import fit_regression
+from cmmixer.checkpoint import Metadata
 from cmmixer.config import AugmentSettings, ProbeSettings
 from cmmixer.config.base import pick
 from cmmixer.config.training import TrainingSettings
 from cmmixer.data.loader import collate
-from cmmixer.data.memmap import SpooledClips
+from cmmixer.data.memmap import MemmapClips
 from cmmixer.errors import CheckpointError
 from cmmixer.models.classifier import Classifier
 from cmmixer.models.retriever import Retriever
@@ -35,12 +34,12 @@ from cmmixer.train.classify import ClassifyTask
 from cmmixer.train.distributed import make_fabric
 from cmmixer.train.log import describe_data
 from cmmixer.train.loop import fit
-from cmmixer.train.resume import goes_on
+from cmmixer.train.resume import Run
 from cmmixer.types import Clip
 from cmmixer.version import __version__
 
 _BATCH = 32
-_SENSES = ("video", "audio")
+_MODALITIES = ("video", "audio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,64 +48,68 @@ class Finetuning:
 
     Attributes:
         settings: of the command.
-        labelled: the F files, those of `clips`.
+        labelled: the F files.
         clips: their decoded clips; `files_R` numbers the F files.
-        senses: of the task.
-        card: of the run to start from.
-        progress: told how it goes on.
+        modalities: of the task.
+        metadata: of the run that training starts from.
+        progress: receives the progress.
     """
 
     settings: ProbeSettings
     labelled: Labelled
-    clips: SpooledClips
-    senses: tuple[str, ...]
-    card: Card
+    clips: MemmapClips
+    modalities: tuple[str, ...]
+    metadata: Metadata
     progress: Progress
 
     def scores(self, towers: Retriever, name: str) -> NDArray[np.float64]:
-        """Each file's score for each class, [F, K], from the classifier that learnt from the other folds.
+        """Scores each file, [F, K], with a classifier trained on the other folds.
 
         Args:
-            towers: to start from.
-            name: folder of the classifiers, within the command's.
+            towers: that training starts from.
+            name: subfolder of `settings.out` for the classifiers.
 
         Raises:
-            CheckpointError: the folder holds classifiers of another model, of other data or settings.
-            SettingsError: too few clips for a batch.
+            CheckpointError: the folder holds classifiers of another model, data set or settings.
+            SettingsError: there are too few clips for a batch.
         """
         scores_FK = np.zeros(self.labelled.truth_FC.shape)
         folds_R = self.labelled.folds_F[self.clips.files_R]
         for fold in range(len(self.labelled.fold_names)):
-            train = np.flatnonzero(folds_R != fold)
-            network = self.trained(towers, train, Path(self.settings.out) / name / f"fold-{fold}")
-            for row, score_K in zip(*self._tested(network, np.flatnonzero(folds_R == fold)), strict=True):
+            train_rows = np.flatnonzero(folds_R != fold)
+            network = self.train(towers, train_rows, Path(self.settings.out) / name / f"fold-{fold}")
+            for row, score_K in zip(*self._test(network, np.flatnonzero(folds_R == fold)), strict=True):
                 scores_FK[row] = score_K
         return scores_FK
 
-    def trained(self, towers: Retriever, train: NDArray[np.int64], out: Path) -> Classifier:
-        """The classifier that learnt from some of the clips, in evaluation mode; a run of its own in `out`.
+    def train(self, towers: Retriever, rows: NDArray[np.int64], out: Path) -> Classifier:
+        """Trains a classifier on some of the clips as a run in `out`; resumes or reuses the run that is there.
+
+        Returns:
+            The classifier, in evaluation mode.
 
         Raises:
-            CheckpointError, SettingsError: as `scores`.
+            CheckpointError, SettingsError: as in `scores`.
         """
-        clips = self.clips.rows(train)
+        clips = self.clips.rows(rows)
         truth_RK = self.labelled.truth_FC[clips.files_R]
         training = self._training(out)
         fabric = make_fabric(training)
         task = ClassifyTask(
-            self._card(towers, clips, training),
+            self._metadata(towers, clips, training),
             self.settings.seed,
             pick(AugmentSettings, self.settings),
             ids=clips.ids,
             truth_RK=truth_RK,
-            there_RS=self._there(clips),
-            several=self.labelled.several,
-            sense_dropout=self.settings.sense_dropout,
+            present_RS=self._present(clips),
+            multi_label=self.labelled.several,
+            modality_dropout=self.settings.modality_dropout,
         )
-        _refuse_other(out, task.card, training)
-        task.classifier.start_from(towers)
-        self._start_head(task.classifier, clips, truth_RK, fabric)
-        fit(task, clips, training, fabric, self.progress)
+        with Run.open(training, fabric, clips=len(clips), kind="classifier") as run:
+            _check_same_probe(run, task.metadata)
+            task.classifier.load_towers(towers)
+            self._start_head(task.classifier, clips, truth_RK, fabric)
+            fit(task, clips, run, fabric, self.progress)
         return task.classifier.eval()
 
     def _training(self, out: Path) -> TrainingSettings:
@@ -125,103 +128,103 @@ class Finetuning:
             overwrite=settings.overwrite,
         )
 
-    def _card(self, towers: Retriever, clips: SpooledClips, training: TrainingSettings) -> Card:
-        return Card(
+    def _metadata(self, towers: Retriever, clips: MemmapClips, training: TrainingSettings) -> Metadata:
+        return Metadata(
             kind="classifier",
-            model=self.card.model,
-            clip=self.card.clip,
-            statistics=self.card.statistics,
+            model=self.metadata.model,
+            clip=self.metadata.clip,
+            statistics=self.metadata.statistics,
             options={
-                "senses": list(self.senses),
+                "modalities": list(self.modalities),
                 "classes": list(self.labelled.classes),
                 "interleave": towers.interleave,
-                "frames_apart": towers.frames_apart,
+                "frame_level": towers.frame_level,
             },
-            # What the loop does not know of, such as the dropped senses, stands beside its own settings.
+            # The settings of the probe, such as the modality dropout, in addition to those of the training loop.
             settings={**dataclasses.asdict(self.settings), **dataclasses.asdict(training)},
-            parent=self.card.model_id,
+            parent=self.metadata.model_id,
             data=describe_data(self.settings.data, clips),
             version=__version__,
         )
 
-    def _there(self, clips: SpooledClips) -> NDArray[np.bool_]:
-        return clips.there_RS[:, [_SENSES.index(sense) for sense in self.senses]]
+    def _present(self, clips: MemmapClips) -> NDArray[np.bool_]:
+        return clips.present_RS[:, [_MODALITIES.index(modality) for modality in self.modalities]]
 
-    def _start_head(
-        self, network: Classifier, clips: SpooledClips, truth_RK: NDArray[np.bool_], fabric: Fabric
-    ) -> None:
-        """The linear probe of the training clips, on features standardised over those that have the sense."""
+    def _start_head(self, network: Classifier, clips: MemmapClips, truth_RK: NDArray[np.bool_], fabric: Fabric) -> None:
+        """Initializes the head with the linear probe of the training clips, on features normalized over those that have the modality."""
         network.to(fabric.device).eval()
-        self.progress.start(len(clips), "a first look at the clips")
-        features_RSD, there_RS = self._features(network, clips), self._there(clips)
-        mean_SD, spread_SD = _standards(features_RSD, there_RS)
-        standard_RSD = (features_RSD - mean_SD) / spread_SD * there_RS[:, :, None]
-        weight_KF, bias_K = regression(standard_RSD.reshape(len(clips), -1), truth_RK, self.labelled.several)
-        network.start_head(*(torch.from_numpy(values) for values in (weight_KF, bias_K, mean_SD, spread_SD)))
+        self.progress.start(len(clips), "initializing the head")
+        features_RSD, present_RS = self._features(network, clips), self._present(clips)
+        mean_SD, std_SD = _mean_and_std(features_RSD, present_RS)
+        normalized_RSD = (features_RSD - mean_SD) / std_SD * present_RS[:, :, None]
+        weight_KD, bias_K = fit_regression(normalized_RSD.reshape(len(clips), -1), truth_RK, self.labelled.several)
+        network.initialize_head(*(torch.from_numpy(values) for values in (weight_KD, bias_K, mean_SD, std_SD)))
 
     @torch.no_grad()
-    def _features(self, network: Classifier, clips: SpooledClips) -> NDArray[np.float64]:
-        return self._of_all(
-            network, clips, lambda pixels, windows, _: network.features(network.pictures(pixels, windows))
+    def _features(self, network: Classifier, clips: MemmapClips) -> NDArray[np.float64]:
+        return self._map_clips(
+            network, clips, lambda pixels, windows, _: network.features(network.preprocess(pixels, windows))
         )
 
-    def _tested(self, network: Classifier, test: NDArray[np.int64]) -> tuple[list[int], NDArray[np.float64]]:
-        """Files of the clips and their scores: probabilities averaged over a file's clips."""
+    def _test(self, network: Classifier, test: NDArray[np.int64]) -> tuple[list[int], NDArray[np.float64]]:
+        """Returns the tested files and their scores: class probabilities averaged over the clips of a file."""
         clips = self.clips.rows(test)
         self.progress.start(len(clips), "testing")
-        logits_RK = torch.from_numpy(self._of_all(network, clips, network.classify))
+        logits_RK = torch.from_numpy(self._map_clips(network, clips, network.classify))
         scores_RK = (logits_RK.sigmoid() if self.labelled.several else logits_RK.softmax(dim=1)).numpy()
         files = np.unique(clips.files_R)
         return files.tolist(), np.stack([scores_RK[clips.files_R == number].mean(0) for number in files])
 
-    def _of_all(
-        self, network: Classifier, clips: SpooledClips, give: Callable[[Tensor, Tensor, Tensor], Tensor]
+    def _map_clips(
+        self, network: Classifier, clips: MemmapClips, function: Callable[[Tensor, Tensor, Tensor], Tensor]
     ) -> NDArray[np.float64]:
         device = next(network.parameters()).device
-        there_RS = torch.from_numpy(self._there(clips)).float()
-        found = []
+        present_RS = torch.from_numpy(self._present(clips)).float()
+        outputs = []
         for start in range(0, len(clips), _BATCH):
             rows = range(start, min(start + _BATCH, len(clips)))
             batch = collate([clip for clip in clips.read(rows) if isinstance(clip, Clip)]).to(device)
-            keep_BS = there_RS[start : rows.stop].to(device)
-            found.append(give(batch.video_BTCHW, batch.audio_BTN, keep_BS).double().cpu().numpy())
+            keep_BS = present_RS[start : rows.stop].to(device)
+            outputs.append(function(batch.video_BTCHW, batch.audio_BTN, keep_BS).double().cpu().numpy())
             self.progress.advance(len(rows))
-        return np.concatenate(found)
+        return np.concatenate(outputs)
 
 
-def _standards(
-    features_RSD: NDArray[np.float64], there_RS: NDArray[np.bool_]
+def _mean_and_std(
+    features_RSD: NDArray[np.float64], present_RS: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and spread of each feature over the clips that have the sense, each [S, D]; a constant feature's spread is 1."""
-    means, spreads = [], []
-    for sense in range(there_RS.shape[1]):
-        features_ND = features_RSD[there_RS[:, sense], sense]
-        if not len(features_ND):  # no training clip has it: nothing is known of it, and it never counts
+    """Mean and standard deviation, [S, D] each, of each feature over the clips that have the modality; 1 for a constant feature."""
+    means, stds = [], []
+    for modality in range(present_RS.shape[1]):
+        features_ND = features_RSD[present_RS[:, modality], modality]
+        if not len(features_ND):  # no training clip has the modality: its features are zeroed everywhere
             features_ND = np.zeros((1, features_RSD.shape[2]))
-        spread_D = features_ND.std(0)
+        std_D = features_ND.std(0)
         means.append(features_ND.mean(0))
-        spreads.append(np.where(spread_D > 1e-8, spread_D, 1.0))
-    return np.stack(means), np.stack(spreads)
+        stds.append(np.where(std_D > 1e-8, std_D, 1.0))
+    return np.stack(means), np.stack(stds)
 
 
-def _refuse_other(out: Path, card: Card, training: TrainingSettings) -> None:
-    """A folder of classifiers is gone on with by the same model, data and settings only.
+def _check_same_probe(run: Run, metadata: Metadata) -> None:
+    """Refuses to resume the classifier of another model, data set or settings.
 
     Raises:
-        CheckpointError: says what differs.
+        CheckpointError: names what differs.
     """
-    if not goes_on(training):
+    existing = run.metadata
+    if existing is None:
         return
-    there = checkpoint.load_card(out, "classifier")
-    free = {"workers", "bootstrap", "data", "model", "overwrite", "out", "device", "file_seconds"}
+    ignored = {"workers", "bootstrap", "data", "model", "overwrite", "out", "device", "file_seconds"}
     differ = [
-        name for name in sorted(card.settings) if name not in free and there.settings.get(name) != card.settings[name]
+        name
+        for name in sorted(metadata.settings)
+        if name not in ignored and existing.settings.get(name) != metadata.settings[name]
     ]
-    if there.parent != card.parent:
+    if existing.parent != metadata.parent:
         differ.insert(0, "model")
-    if (there.data["ids_sha256"], there.options) != (card.data["ids_sha256"], card.options):
+    if (existing.data["ids_sha256"], existing.options) != (metadata.data["ids_sha256"], metadata.options):
         differ.insert(0, "data")
     if differ:
         raise CheckpointError(
-            f"{out}: holds a classifier of another probe (other {', '.join(differ)}); give another --out, or --overwrite"
+            f"{run.folder}: holds a classifier of another probe (other {', '.join(differ)}); give another --out, or --overwrite"
         )

@@ -1,6 +1,6 @@
-"""What a report is made of, as plain values, and the page they become.
+"""The two HTML pages: the report of a quickstart and the sheets of `cmmixer inspect`, with the plain values they show.
 
-The page of `cmmixer inspect`: sheets of pictures, each with sounds to listen to.
+Both pages are self-contained: images, videos and sounds are embedded, so a page can be mailed or archived as one file.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from cmmixer.errors import InputError
 from cmmixer.retrieval.search import show_seconds
 from cmmixer.storage.files import explain_full_disk, write_atomically
 
-# The measures of the metrics JSON, in the order of the table, and what each says in plain words.
+# Metrics in the order of the table, each with a plain description.
 MEASURES: dict[str, str] = {
     "R@1": "right one in first place",
-    "R@5": "right one among the first 5",
-    "R@10": "right one among the first 10",
-    "MedR": "usual place of the right one",
-    "MRR": "mean of 1 / place",
+    "R@5": "right one in the first 5",
+    "R@10": "right one in the first 10",
+    "MedR": "median rank of the right one",
+    "MRR": "mean of 1 / rank",
 }
 
-DIRECTIONS = {"video_to_audio": "Silent film → its sound", "audio_to_video": "Sound → its film"}
+DIRECTIONS = {"video_to_audio": "Silent video → its sound", "audio_to_video": "Sound → its video"}
 
-# A page of some dozens of megabytes still opens on a phone; larger files are named but not carried.
+# A page of a few dozen megabytes still opens on a phone. Larger files are named, not embedded.
 LARGEST_MEDIA_BYTES = 6_000_000
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A figure and its 95 % interval, where there is one."""
+class Estimate:
+    """The value of a metric and its 95 % confidence interval, where one is known."""
 
     value: float
     low: float | None = None
@@ -46,31 +46,31 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class RunFigures:
-    """The figures of one run, both ways; a column of the comparison.
+class RunMetrics:
+    """Retrieval metrics of one run in both directions; a row of the comparison.
 
     Attributes:
-        name: such as "with pre-training" or "from scratch".
-        video_to_audio, audio_to_video: measure (a key of `MEASURES`) -> figure; rates in [0, 1], MedR in places.
+        name: such as "with pre-training".
+        video_to_audio, audio_to_video: metric (a key of `MEASURES`) -> value; rates in [0, 1], MedR as a rank.
         note: one line under the name.
     """
 
     name: str
-    video_to_audio: Mapping[str, Rate]
-    audio_to_video: Mapping[str, Rate]
+    video_to_audio: Mapping[str, Estimate]
+    audio_to_video: Mapping[str, Estimate]
     note: str = ""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A PNG with its words.
+class Plot:
+    """A PNG with its title and caption.
 
     Attributes:
         title: heading above it.
-        alt: what is seen on it, for those who do not see it.
+        alt: description for readers who cannot see it.
         caption: how to read it.
         png: for the light page.
-        png_dark: for the dark page; without it the light one stands on a light card.
+        png_dark: for the dark page. Without it, `png` is shown on a white background.
     """
 
     title: str
@@ -82,44 +82,44 @@ class Picture:
 
 @dataclass(frozen=True)
 class Media:
-    """A film or a sound that the page carries and plays.
+    """A video or a sound that is embedded in the page and can be played.
 
     Attributes:
-        name: shown, usually the file's name.
-        content: bytes of an mp4, webm, wav, mp3 or ogg; None shows picture and name only.
+        name: shown on the page, usually the file's name.
+        content: bytes of an mp4, webm, wav, mp3 or ogg file; None shows the poster and the name only.
         mime: such as `video/mp4` or `audio/wav`.
-        picture: a PNG shown with a sound (its mel picture) or before a film plays.
-        label: what the data set says it is, if anything.
+        poster: a PNG shown with a sound (its mel spectrogram) or before a video plays.
+        label: class in the data set, if any.
     """
 
     name: str
     content: bytes | None
     mime: str
-    picture: bytes | None = None
+    poster: bytes | None = None
     label: str | None = None
 
     @classmethod
-    def from_file(cls, path: str | Path, *, picture: bytes | None = None, label: str | None = None) -> Media:
-        """A file of the disk; a missing or very large one is shown by name only."""
+    def from_file(cls, path: str | Path, *, poster: bytes | None = None, label: str | None = None) -> Media:
+        """Reads a file. A missing or very large file is shown by its name only."""
         path = Path(path)
         fits = path.is_file() and path.stat().st_size <= LARGEST_MEDIA_BYTES
         mime = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return cls(path.name, path.read_bytes() if fits else None, mime, picture, label)
+        return cls(path.name, path.read_bytes() if fits else None, mime, poster, label)
 
     @property
-    def is_film(self) -> bool:
+    def is_video(self) -> bool:
         return self.mime.startswith("video/")
 
 
 @dataclass(frozen=True)
-class Found:
+class ExampleHit:
     """One hit of an example search.
 
     Attributes:
         media: what was found.
-        score: cosine similarity with the query, or its sequence score.
-        partner: whether it is the query's true other half.
-        start_seconds, end_seconds: where in the file.
+        score: cosine similarity with the query, or the sequence score.
+        partner: whether it is the query's true counterpart.
+        start_seconds, end_seconds: position in the file.
     """
 
     media: Media
@@ -131,20 +131,20 @@ class Found:
 
 @dataclass(frozen=True)
 class Example:
-    """One search of the gallery, to look at and listen to.
+    """One search of the gallery, shown with its media.
 
     Attributes:
         direction: a key of `DIRECTIONS`.
         query: what was searched with.
-        found: the best hits, best first.
-        partner_place: place of the true partner in the whole ranking, from 1.
-        candidates: how many there were.
+        hits: best first.
+        partner_rank: rank of the true counterpart among all candidates, from 1.
+        candidates: size of the gallery.
     """
 
     direction: str
     query: Media
-    found: Sequence[Found]
-    partner_place: int
+    hits: Sequence[ExampleHit]
+    partner_rank: int
     candidates: int
 
     def __post_init__(self) -> None:
@@ -154,7 +154,7 @@ class Example:
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that could not be used, the short reason and the sentence about it."""
+    """A file that could not be used, with the short reason and the full message."""
 
     path: str
     reason: str
@@ -163,35 +163,35 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything the page shows.
+    """Everything the report shows.
 
     Attributes:
         title: of the page.
-        summary: one or two sentences: what was done, with how much.
-        runs: figures to compare; the first is the run the page is about.
-        chance: direction -> measure -> what guessing would give, as in the metrics JSON; or measure -> value for both.
+        summary: one or two sentences: what was done, on how much data.
+        runs: metrics to compare; the page is about the first run.
+        chance: chance level as direction -> metric -> value, as in the metrics JSON; or metric -> value for both directions.
         candidates: size of the frozen gallery.
         gallery: its sha256.
-        facts: short name -> value, shown at the top (films, minutes, machine).
-        curves: pictures of the loss.
-        mixer: the picture of {frames, mel, mixed, masked, reconstructions}.
-        examples: searches to look at and listen to.
+        facts: short name -> value, shown at the top (videos, minutes, machine).
+        curves: plots of the loss.
+        mixer: the strips: frames, mel spectrograms, mix, masked mix, reconstructions.
+        examples: searches to watch and listen to.
         skipped: files that could not be used.
         settings: heading -> name -> value.
-        commands: the commands that do the same step by step.
-        notes: honest remarks on what the figures say and do not say.
+        commands: the same steps as commands.
+        notes: what the figures show and what they do not.
         written: date and time, as text.
     """
 
     title: str
     summary: str
-    runs: Sequence[RunFigures]
+    runs: Sequence[RunMetrics]
     chance: Mapping[str, float] | Mapping[str, Mapping[str, float]]
     candidates: int
     gallery: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
-    curves: Sequence[Picture] = ()
-    mixer: Picture | None = None
+    curves: Sequence[Plot] = ()
+    mixer: Plot | None = None
     examples: Sequence[Example] = ()
     skipped: Sequence[SkippedFile] = ()
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -201,17 +201,17 @@ class ReportData:
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise ValueError("a report needs the figures of at least one run")
+            raise ValueError("runs: got none, expected the metrics of at least one run")
 
-    def guessing(self, direction: str, measure: str) -> float | None:
-        """What guessing gives, or None where it is not known."""
+    def chance_of(self, direction: str, measure: str) -> float | None:
+        """Returns the chance level of a metric, or None if it is not known."""
         values = self.chance.get(direction, self.chance)
         value = values.get(measure) if isinstance(values, Mapping) else None
         return None if value is None or isinstance(value, Mapping) else float(value)
 
 
 def write_report(path: str | Path, data: ReportData) -> Path:
-    """Writes the page; it fetches nothing from anywhere, so it can be mailed or kept as it is.
+    """Writes the report as one self-contained HTML file.
 
     Raises:
         InputError: the folder cannot be written to, or the disk is full.
@@ -220,37 +220,24 @@ def write_report(path: str | Path, data: ReportData) -> Path:
     with explain_full_disk(path, InputError):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as fault:
-            raise InputError(f"{path}: its folder is a file; choose another place for the report") from fault
-        write_atomically(path, render_page(data))
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"{path}: its folder is a file; choose another place for the report") from error
+        write_atomically(path, render_report(data))
     return path
 
 
-def templates() -> Environment:
-    """Where pages come from, with their filters; all words are escaped."""
-    environment = Environment(
-        loader=PackageLoader("cmmixer.analysis", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(figure=show_figure, seconds=show_seconds, data_uri=data_uri)
-    return environment
-
-
-def render_page(data: ReportData) -> str:
-    """The page as text. File names and all other words are escaped."""
-    template = templates().get_template("page.html.j2")
+def render_report(data: ReportData) -> str:
+    """Renders the report as HTML; all text, file names included, is escaped."""
+    template = _templates().get_template("report.html.j2")
     return template.render(data=data, directions=DIRECTIONS, measures=MEASURES, headlines=_headlines(data))
 
 
 @dataclass(frozen=True)
 class _Headline:
-    """The main run's first place in one direction, against guessing."""
+    """R@1 of the main run in one direction, next to chance."""
 
     direction: str
-    rate: Rate
+    rate: Estimate
     chance: float | None
 
     @property
@@ -262,28 +249,13 @@ def _headlines(data: ReportData) -> list[_Headline]:
     main = data.runs[0]
     pairs = {"video_to_audio": main.video_to_audio, "audio_to_video": main.audio_to_video}
     return [
-        _Headline(way, figures["R@1"], data.guessing(way, "R@1")) for way, figures in pairs.items() if "R@1" in figures
+        _Headline(way, metrics["R@1"], data.chance_of(way, "R@1")) for way, metrics in pairs.items() if "R@1" in metrics
     ]
 
 
-def show_figure(value: float, measure: str) -> str:
-    """A rate in per cent, a place with at most one decimal, MRR with three."""
-    if measure == "MedR":
-        return f"{value:.1f}".removesuffix(".0")
-    if measure == "MRR":
-        return f"{value:.3f}"
-    percent = 100.0 * value
-    return f"{percent:.1f} %" if percent < 99.95 else "100 %"
-
-
-def data_uri(content: bytes, mime: str) -> str:
-    """The bytes themselves as an address, so that nothing needs to be fetched."""
-    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
-
-
 @dataclass(frozen=True)
-class Listen:
-    """A sound on the page: what it is, and its wave file."""
+class Sound:
+    """A sound on a sheet: its caption and its wave file."""
 
     caption: str
     wav: bytes
@@ -291,30 +263,30 @@ class Listen:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One section of the page.
+    """One section of the page of `cmmixer inspect`.
 
     Attributes:
-        title, words: above the picture.
-        png, alt: the picture, and what it shows in words.
-        sounds: beside it.
+        title, text: above the image.
+        png, alt: the image and its description.
+        sounds: shown next to it.
     """
 
     title: str
-    words: str
+    text: str
     png: bytes
     alt: str
-    sounds: Sequence[Listen] = ()
+    sounds: Sequence[Sound] = ()
 
 
 def write_sheets(path: Path, title: str, lead: str, sheets: Sequence[Sheet]) -> Path:
-    """Writes the page; it fetches nothing from anywhere."""
-    template = templates().get_template("inspect.html.j2")
+    """Writes the sheets as one self-contained HTML file."""
+    template = _templates().get_template("inspect.html.j2")
     write_atomically(path, template.render(title=title, lead=lead, sheets=sheets))
     return path
 
 
 def wav(samples_N: NDArray[np.number], sample_rate_hz: int) -> bytes:
-    """A wave file of int16 samples, or of floats with full scale 1; what is louder is clipped."""
+    """Encodes mono samples as a wave file: int16 as it is, floats with full scale 1, clipped."""
     if samples_N.dtype != np.int16:
         samples_N = (np.clip(samples_N, -1.0, 1.0) * 32767.0).astype(np.int16)
     file = io.BytesIO()
@@ -324,3 +296,30 @@ def wav(samples_N: NDArray[np.number], sample_rate_hz: int) -> bytes:
         sound.setframerate(sample_rate_hz)
         sound.writeframes(samples_N.astype("<i2").tobytes())
     return file.getvalue()
+
+
+def show_metric(value: float, measure: str) -> str:
+    """Formats a metric: rates in per cent, MedR with at most one decimal, MRR with three."""
+    if measure == "MedR":
+        return f"{value:.1f}".removesuffix(".0")
+    if measure == "MRR":
+        return f"{value:.3f}"
+    percent = 100.0 * value
+    return f"{percent:.1f} %" if percent < 99.95 else "100 %"
+
+
+def data_uri(content: bytes, mime: str) -> str:
+    """Returns a `data:` URI that carries the bytes themselves, so that the page loads nothing else."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("cmmixer.analysis", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(metric=show_metric, seconds=show_seconds, data_uri=data_uri)
+    return environment

@@ -1,5 +1,5 @@
-"""The command line: each command is one function of the Python API, its flags are the fields of its settings.
+"""The command line. Each command is one function of the Python API; its flags are the fields of its settings.
 
-`commands` the table, `parser` from settings to flags, `show` what people see. Nothing here imports torch: that is left to
-the command that runs.
+`commands` is the table of commands, `parser` turns settings into flags, `main` runs a command, `console` prints, `completion`
+serves shells and editors, `torchrun` reports to torchrun. Nothing here imports torch; only the command that runs does.
 """

@@ -1,4 +1,4 @@
-"""The table of commands."""
+"""The table of commands: name, settings, function and example of each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Command:
 
     Attributes:
         name: as typed.
-        settings: its settings class; the first line of its docstring is the help.
+        settings: its settings class; the first line of the docstring is the command's help.
         function: `module:name` of the Python function that takes the settings and a progress.
-        example: a command line that works.
-        extra: of the package, that brings what this command alone needs.
-        positionals: the fields that are given without a flag, in their order; default: those of `POSITIONALS`.
+        example: command lines that work.
+        extra: the package extra with the libraries that only this command needs.
+        positionals: the fields that are given without a flag, in order; default: those in `POSITIONALS`.
         program: what is typed before the options.
     """
 
@@ -40,10 +40,11 @@ class Command:
 
     @property
     def summary(self) -> str:
+        """The first line of the help."""
         return (self.settings.__doc__ or "").strip().splitlines()[0]
 
     def load(self) -> Callable[..., Any]:
-        """The function; this is where torch and the rest are imported.
+        """Imports and returns the function, and with it torch and the rest.
 
         Raises:
             SettingsError: a library of the command's extra is not installed.
@@ -51,12 +52,12 @@ class Command:
         module, name = self.function.split(":")
         try:
             function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as fault:
-            if self.extra is None or fault.name is None or fault.name.startswith("cmmixer"):
+        except ModuleNotFoundError as error:
+            if self.extra is None or error.name is None or error.name.startswith("cmmixer"):
                 raise
             raise SettingsError(
-                f"{self.name} needs {fault.name}, which is not installed; pip install 'cmmixer[{self.extra}]'"
-            ) from fault
+                f"{self.name} needs {error.name}, which is not installed; pip install 'cmmixer[{self.extra}]'"
+            ) from error
         return function
 
 
@@ -67,33 +68,33 @@ COMMANDS = {
             "quickstart",
             config.QuickstartSettings,
             "cmmixer.demo.quickstart:quickstart",
-            "cmmixer quickstart\n  cmmixer quickstart --data ~/films --out runs/mine",
+            "cmmixer quickstart\n  cmmixer quickstart --data ~/videos --out runs/mine",
         ),
         Command(
             "synthesize",
             config.SynthesizeSettings,
             "cmmixer.synthetic.generate:synthesize",
-            "cmmixer synthesize --clips 200 --out films --seed 1 --difficulty easy",
+            "cmmixer synthesize --clips 200 --out videos --seed 1 --difficulty easy",
         ),
         Command(
             "prepare",
             config.PrepareSettings,
             "cmmixer.data.prepare:prepare",
-            "cmmixer prepare --data ~/films --out stores/films --preset nano",
+            "cmmixer prepare --data ~/videos --out stores/videos --preset nano",
         ),
         Command(
             "pretrain",
             config.PretrainSettings,
             "cmmixer.train.pretrain:pretrain",
-            "cmmixer pretrain --data stores/films --preset nano --epochs 20 --batch_size 64 --warmup_epochs 2 --out runs/pre\n"
+            "cmmixer pretrain --data stores/videos --preset nano --epochs 20 --batch_size 64 --warmup_epochs 2 --out runs/pre\n"
             "  torchrun --nproc-per-node 8 -m cmmixer pretrain --num_workers 32 --batch_size 8 --epochs 400 --lr 2e-4 "
-            "--warmup_epochs 40 --mixup_mode image --data ~/films",
+            "--warmup_epochs 40 --mixup_mode image --data ~/videos",
         ),
         Command(
             "finetune",
             config.FinetuneSettings,
             "cmmixer.train.finetune:finetune",
-            "cmmixer finetune --data stores/films --init runs/pre --out runs/fine",
+            "cmmixer finetune --data stores/videos --init runs/pre --out runs/fine",
         ),
         Command(
             "evaluate",
@@ -112,20 +113,20 @@ COMMANDS = {
             "inspect",
             config.InspectSettings,
             "cmmixer.analysis.inspect_run:inspect",
-            "cmmixer inspect runs/pre --data ~/films --out runs/inspect",
+            "cmmixer inspect runs/pre --data ~/videos --out runs/inspect",
             extra="inspect",
         ),
         Command(
             "embed",
             config.EmbedSettings,
             "cmmixer.embedding.embed:embed",
-            "cmmixer embed --model runs/fine --data ~/films --out films.parquet",
+            "cmmixer embed --model runs/fine --data ~/videos --out videos.parquet",
         ),
         Command(
             "index",
             config.IndexSettings,
             "cmmixer.retrieval.build:index",
-            "cmmixer index --model runs/fine --data ~/films --index library\n  cmmixer index --index library --optimize",
+            "cmmixer index --model runs/fine --data ~/videos --index library\n  cmmixer index --index library --optimize",
         ),
         Command(
             "search",
@@ -144,7 +145,7 @@ COMMANDS = {
             "serve",
             config.ServeSettings,
             "cmmixer.server.serve:serve",
-            "cmmixer serve --index library\n  cmmixer serve --index library --host 0.0.0.0 --token_file token.txt --roots /media/films",
+            "cmmixer serve --index library\n  cmmixer serve --index library --host 0.0.0.0 --token_file token.txt --roots /media/videos",
             extra="serve",
         ),
         Command(
@@ -158,7 +159,7 @@ COMMANDS = {
             "doctor",
             config.DoctorSettings,
             "cmmixer.diagnostics.doctor:doctor",
-            "cmmixer doctor\n  cmmixer doctor --data ~/films --index library",
+            "cmmixer doctor\n  cmmixer doctor --data ~/videos --index library",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""What people see: bars while something runs, a few lines when it is done."""
+"""Terminal output: progress bars while a command runs, and its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.progress import (
 
 
 class RichProgress:
-    """Bars with the time left on a terminal; one line for each piece of work where there is none."""
+    """Progress bars with the time left on a terminal; elsewhere one line for each task."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.console = Console(stderr=True)
@@ -33,7 +33,7 @@ class RichProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[figure]}"),
             console=self.console,
             disable=not self.live,
         )
@@ -44,43 +44,43 @@ class RichProgress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
             self._end()
         self.bars.stop()
 
     def start(self, total: int | None, what: str) -> None:
-        """Ends the bar before and begins another."""
+        """Ends the current bar and starts another."""
         if not self.enabled:
             return
         self._end()
         if not self.live:
             self.console.print(what if total is None else f"{what} ({total})", highlight=False, markup=False)
-        self.task = self.bars.add_task(what, total=total, told="")
+        self.task = self.bars.add_task(what, total=total, figure="")
 
     def advance(self, steps: int = 1) -> None:
-        """Moves the bar."""
+        """Advances the bar."""
         if self.task is not None:
             self.bars.advance(self.task, steps)
 
     def message(self, text: str) -> None:
         """Shows a figure beside the bar."""
         if self.task is not None:
-            self.bars.update(self.task, told=text)
+            self.bars.update(self.task, figure=text)
 
     def _end(self) -> None:
         if self.task is not None:
             task = self.bars.tasks[self.bars.task_ids.index(self.task)]
             self.bars.update(
-                self.task, total=task.completed if task.total is None else task.total, told=task.fields["told"]
+                self.task, total=task.completed if task.total is None else task.total, figure=task.fields["figure"]
             )
             self.bars.stop_task(self.task)
             self.task = None
 
 
 def show(result: Any) -> None:
-    """Prints a result: what its `render` gives, or its JSON values line by line."""
+    """Prints a result: what its `render` returns, or its JSON values line by line."""
     console = Console()
     if hasattr(result, "render"):
         console.print(result.render(), highlight=False)

@@ -1,4 +1,4 @@
-"""From the arguments to the exit code: 0 done, 1 a fault of ours, 2 the user's input, 130 interrupted."""
+"""Runs a command. Exit codes: 0 success, 1 a bug, 2 wrong input, 130 interrupted, 143 terminated."""
 
 from __future__ import annotations
 
@@ -13,47 +13,48 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from cmmixer.cli.commands import COMMANDS, Command
-from cmmixer.cli.torchrun import EndedError, explain_end, tell_torchrun
+from cmmixer.cli.torchrun import TerminatedError, explain_termination, report_to_torchrun
 from cmmixer.errors import CMMixerError, SettingsError
 from cmmixer.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Runs the command line of `cmmixer` and returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    return _explained(lambda: _dispatch(arguments))
+    return _explain_errors(lambda: _dispatch(arguments))
 
 
 def run_command(command: Command, arguments: Sequence[str]) -> int:
-    """Runs a command that is not in the table of `cmmixer`; returns its exit code."""
-    return _explained(lambda: _run(command, list(arguments)))
+    """Runs a command that is not in the table of `cmmixer` and returns the exit code."""
+    return _explain_errors(lambda: _run(command, list(arguments)))
 
 
-def _explained(work: Callable[[], int]) -> int:
+def _explain_errors(work: Callable[[], int]) -> int:
+    """Runs `work`; prints an error as one line and returns its exit code."""
     try:
-        with explain_end():
+        with explain_termination():
             return work()
-    except CMMixerError as fault:
-        _complain(" ".join(str(fault).split("\n")))
-        return fault.exit_code
+    except CMMixerError as error:
+        _print_error(" ".join(str(error).split("\n")))
+        return error.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on where it stopped")
+        _print_error("interrupted; run the same command again to resume")
         return 130
-    except EndedError:
-        _complain("ended from outside (SIGTERM); the same command goes on where it stopped")
+    except TerminatedError:
+        _print_error("terminated (SIGTERM); run the same command again to resume")
         return 128 + signal.SIGTERM
-    except BrokenPipeError:  # whoever read the output has gone, as `| head` does
+    except BrokenPipeError:  # the reader of the output has ended, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as fault:
-        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
-            _complain(
-                f"{fault.filename or 'writing'}: the disk is full; free some space and run the same command again"
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _print_error(
+                f"{error.filename or 'writing'}: the disk is full; free some space and run the same command again"
             )
             return 2
-        return _unexpected(fault)
-    except Exception as fault:
-        return _unexpected(fault)
+        return _unexpected(error)
+    except Exception as error:
+        return _unexpected(error)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -62,6 +63,13 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"cmmixer {__version__}")
+        return 0
+    flag, equals, value = arguments[0].replace("-", "_").partition("=")
+    if flag in ("__print_completion", "__print_schema"):
+        from cmmixer.cli.completion import completion_script, recipe_schema
+
+        value = value if equals else " ".join(arguments[1:])
+        print(completion_script(value) if flag == "__print_completion" else recipe_schema(value))
         return 0
     name = arguments[0]
     if name not in COMMANDS:
@@ -75,7 +83,7 @@ def _run(command: Command, arguments: list[str]) -> int:
 
     try:
         settings, as_json = parse(command, arguments)
-    except SystemExit:  # argparse leaves so after --help
+    except SystemExit:  # argparse exits after --help
         return 0
     _refuse_missing_device(settings)
     _quiet_libraries()
@@ -94,20 +102,22 @@ def _run(command: Command, arguments: list[str]) -> int:
 
 
 def _refuse_missing_device(settings: object) -> None:
-    """A GPU that is asked for and not there is told before anything is read or written, whatever the command would do with it."""
+    """Refuses `--device cuda` without a GPU before the command reads or writes anything."""
     if getattr(settings, "device", "auto") == "cuda":
-        from cmmixer.runtime import device_named
+        from cmmixer.runtime import select_device
 
-        device_named("cuda")
+        select_device("cuda")
 
 
 def _overview() -> str:
     width = max(len(name) for name in COMMANDS)
     rows = "\n".join(f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS.values())
     return (
-        "CMMixer learns which sound belongs to which picture, and makes a folder of films searchable.\n\n"
+        "CMMixer learns which sound belongs to which picture, and makes a folder of videos searchable.\n\n"
         f"usage: cmmixer COMMAND [options]\n\ncommands:\n{rows}\n\n"
-        "Each has --help, with an example. All take --config recipe.yaml and --json. To begin:\n  cmmixer quickstart"
+        "Each command has --help with an example, and takes --config recipe.yaml and --json. Start with:\n  cmmixer quickstart\n\n"
+        "--print_completion bash|zsh|tcsh prints a completion script for a shell, --print_schema COMMAND a JSON schema of the\n"
+        "command's recipe for an editor, --version the version."
     )
 
 
@@ -120,17 +130,17 @@ def _unknown_command(name: str) -> str:
 
 
 def _share_cores() -> None:
-    """Threads that wait for one another sleep instead of spinning; the user's own setting of either variable wins.
+    """Makes OpenMP threads that wait sleep instead of spin, unless the user has set either variable.
 
-    torch's OpenMP reads this when it is loaded, so it comes before any import of torch. Spinning threads take the cores from
-    those that they wait for as soon as another process computes too: docs/decisions.md, "Waiting threads sleep".
+    OpenMP reads the variables when torch is loaded, so this runs before any import of torch. Spinning threads take the cores
+    from the threads that they wait for as soon as another process computes too: docs/decisions.md, "Waiting threads sleep".
     """
     if "GOMP_SPINCOUNT" not in os.environ:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _quiet_libraries() -> None:
-    """Libraries' advice to programmers is not for people at a terminal; `-W` and PYTHONWARNINGS bring it back."""
+    """Hides warnings of libraries, which are for programmers; `-W` or PYTHONWARNINGS shows them."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     import logging
@@ -138,19 +148,19 @@ def _quiet_libraries() -> None:
     logging.getLogger("lightning").setLevel(logging.WARNING)
 
 
-def _complain(line: str) -> None:
+def _print_error(line: str) -> None:
     print(f"cmmixer: {line}", file=sys.stderr)
-    tell_torchrun(line)
+    report_to_torchrun(line)
 
 
-def _unexpected(fault: BaseException) -> int:
-    """A fault of ours: one line for the user, the traceback in a file to send in."""
+def _unexpected(error: BaseException) -> int:
+    """Reports a bug: one line for the user, and the traceback in a file to send in."""
     if os.environ.get("CMMIXER_DEBUG"):
-        traceback.print_exception(fault)
+        traceback.print_exception(error)
         return 1
-    with tempfile.NamedTemporaryFile("w", prefix="cmmixer-fault-", suffix=".txt", delete=False) as file:
-        traceback.print_exception(fault, file=file)
-    _complain(
-        f"a fault of ours, sorry: {type(fault).__name__}: {' '.join(str(fault).split())[:300]}; the details are in {file.name}"
+    with tempfile.NamedTemporaryFile("w", prefix="cmmixer-error-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    _print_error(
+        f"a bug in CMMixer, sorry: {type(error).__name__}: {' '.join(str(error).split())[:300]}; the details are in {file.name}"
     )
     return 1

@@ -1,15 +1,14 @@
-"""From settings classes to flags, and from argparse's complaints to one clear line."""
+"""From settings classes to flags, and from the argument parser's errors to one clear line."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import difflib
-import inspect
 import itertools
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,32 @@ from jsonargparse import ActionYesNo, ArgumentParser
 
 from cmmixer.cli.commands import Command
 from cmmixer.config.base import FLAG_OF_FIELD
+from cmmixer.config.fields import field_helps
 from cmmixer.errors import SettingsError
 
 SHORT = {"k": "-k", "out": "-o"}
+# Headings of the flags that a command shares with others, by the settings class that has them.
 GROUP_TITLES = {
-    "DataSettings": "which films",
-    "ClipOptions": "what a clip is",
-    "MixerSettings": "the mixer",
+    "DataSettings": "data",
+    "ClipOptions": "clip geometry",
+    "ClusterSettings": "cluster",
+    "MixerSettings": "mixer",
     "AugmentSettings": "augmentation",
-    "TrainingSettings": "the loop",
-    "MomentSettings": "moments",
-    "OptimizeSettings": "many moments",
-    "DataBenchSettings": "bench data",
-    "SearchBenchSettings": "bench search",
-    "StepBenchSettings": "bench step",
+    "TrainingSettings": "training loop",
+    "SegmentSettings": "moments",
+    "MomentSettings": "embedding",
+    "OptimizeSettings": "optimization",
+    "VideoBenchSettings": "benchmark of data and embedding",
+    "SearchBenchSettings": "benchmark of search",
+    "StepBenchSettings": "benchmark of a training step",
 }
 
 
 def parse(command: Command, arguments: Sequence[str]) -> tuple[Any, bool]:
-    """A command's settings and whether `--json` was asked for.
+    """Returns a command's settings, and whether `--json` was given.
 
     Raises:
-        SettingsError: an unknown flag or key, a bad value, something missing.
+        SettingsError: an unknown flag or key, a bad value, or something missing.
         SystemExit: after `--help`.
     """
     parser = build(command)
@@ -49,15 +52,15 @@ def parse(command: Command, arguments: Sequence[str]) -> tuple[Any, bool]:
     _check_recipes(arguments, flags)
     try:
         values = vars(parser.parse_args(arguments))
-    except argparse.ArgumentError as fault:
-        raise SettingsError(_one_line(str(fault), flags, command)) from None
+    except argparse.ArgumentError as error:
+        raise SettingsError(_one_line(str(error), flags, command)) from None
     as_json = bool(values.pop("json"))
     given = {name: values[FLAG_OF_FIELD.get(name, name)] for name in fields}
     return command.settings(**given), as_json
 
 
 def build(command: Command) -> ArgumentParser:
-    """The parser of one command: a group of flags for each group of settings."""
+    """Builds the parser of a command, with a group of flags for each group of settings."""
     positional = "".join(f"{name.upper()} " for name in command.positionals)
     parser = ArgumentParser(
         prog=command.program,
@@ -69,10 +72,10 @@ def build(command: Command) -> ArgumentParser:
         default_env=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="YAML recipe: any of the options below; flags after it win")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, nothing else")
+    parser.add_argument("--config", action="config", help="YAML recipe with any of the options below; later flags win")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     hints = typing.get_type_hints(command.settings)
-    helps = field_helps(command.settings)
+    helps = {name: text.replace("%", "%%") for name, text in field_helps(command.settings).items()}
     groups: dict[str, Any] = {}
     for field in _own_first(command.settings):
         owner = _owner(command.settings, field.name)
@@ -83,24 +86,14 @@ def build(command: Command) -> ArgumentParser:
     return parser
 
 
-def field_helps(settings: type[Any]) -> dict[str, str]:
-    """What the docstrings of a settings class and its groups say about each field, ready for argparse; the nearest class wins."""
-    helps: dict[str, str] = {}
-    for owner in reversed(settings.__mro__):
-        section = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:\n")[2]
-        # A field's lines stand four to the right, what they go on with stands further.
-        for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", section, re.MULTILINE):
-            helps[name] = " ".join(text.split()).replace("%", "%%")
-    return helps
-
-
 def _own_first(settings: type[Any]) -> list[dataclasses.Field[Any]]:
-    """The command's own fields, then those of its groups, each in the order they were written."""
+    """Returns the command's own fields, then those of its groups, each in the order of their definition."""
     fields = list(dataclasses.fields(settings))
     return sorted(fields, key=lambda field: _owner(settings, field.name) in GROUP_TITLES)
 
 
 def _owner(settings: type[Any], name: str) -> str:
+    """Returns the name of the class that a field belongs to."""
     for owner in settings.__mro__:
         if name in getattr(owner, "__annotations__", {}):
             # A group's field that a command gives another default still belongs to its group.
@@ -130,7 +123,7 @@ def _metavar(hint: Any) -> str:
 
 
 def _underscores(argument: str) -> str:
-    """`--batch-size` means `--batch_size`; values and single-dash flags stay as they are."""
+    """Turns `--batch-size` into `--batch_size`; values and single-dash flags stay unchanged."""
     if not argument.startswith("--") or argument == "--":
         return argument
     name, equals, value = argument.partition("=")
@@ -138,23 +131,24 @@ def _underscores(argument: str) -> str:
 
 
 def _check_recipes(arguments: Sequence[str], flags: set[str]) -> None:
-    """Refuses every unknown key of a recipe at once."""
+    """Refuses all unknown keys of a recipe at once; the parser itself would name only the first."""
     for flag, value in itertools.pairwise([*arguments, ""]):
         file = Path(value) if flag == "--config" else Path(flag[9:]) if flag.startswith("--config=") else None
         if file is None:
             continue
         try:
-            keys = yaml.safe_load(file.read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-            raise SettingsError(f"--config {file}: cannot be read as YAML ({' '.join(str(fault).split())})") from None
+            keys = yaml.safe_load(file.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SettingsError(f"--config {file}: cannot be read as YAML ({' '.join(str(error).split())})") from None
         if not isinstance(keys, dict):
-            raise SettingsError(f"--config {file}: got a {type(keys).__name__}, expected lines of `option: value`")
+            got = "is empty" if keys is None else f"got a {type(keys).__name__}"
+            raise SettingsError(f"--config {file}: {got}, expected lines of `option: value`")
         unknown = [str(key) for key in keys if str(key) not in flags]
         if unknown:
-            raise SettingsError(f"--config {file}: unknown options: {_told(unknown, flags)}")
+            raise SettingsError(f"--config {file}: unknown options: {_with_hints(unknown, flags)}")
 
 
-def _told(unknown: Sequence[str], flags: set[str]) -> str:
+def _with_hints(unknown: Iterable[str], flags: set[str]) -> str:
     parts = []
     for name in unknown:
         near = difflib.get_close_matches(name, flags, n=1)
@@ -162,30 +156,30 @@ def _told(unknown: Sequence[str], flags: set[str]) -> str:
     return ", ".join(parts)
 
 
-def _one_line(complaint: str, flags: set[str], command: Command) -> str:
-    """The parser's complaint as got / expected / what to do."""
-    complaint = " ".join(complaint.split())
+def _one_line(message: str, flags: set[str], command: Command) -> str:
+    """Returns the parser's error message as: got, expected, what to do."""
+    message = " ".join(message.split())
     see = f"see `{command.program} --help`"
-    match = re.search(r'Parser key "(\w+)": (.*)', complaint)
+    match = re.search(r'Parser key "(\w+)": (.*)', message)
     if match:
         wrong = re.search(r"Expected a <class '(\w+)'>. Got value: (.*)", match[2])
         if wrong:
             return f"--{match[1]}: got {wrong[2]!r}, expected a value of type {wrong[1]}; {see}"
         got = re.search(r"(?:Got|Given) value: (.*?)$", match[2])
         return f"--{match[1]}: got {got[1] if got else match[2]!r}, which does not fit; {see}"
-    if "unrecognized arguments" in complaint:
-        words = complaint.partition("unrecognized arguments: ")[2].split()
+    if "unrecognized arguments" in message:
+        words = message.partition("unrecognized arguments: ")[2].split()
         unknown = [word.partition("=")[0].lstrip("-") for word in words if word.startswith("-")]
-        return f"unknown options: {_told(unknown or words, flags)}; {see}"
-    if "arguments are required" in complaint:
-        names = complaint.rpartition(": ")[2].split(", ")
+        return f"unknown options: {_with_hints(unknown or words, flags)}; {see}"
+    if "arguments are required" in message:
+        names = message.rpartition(": ")[2].split(", ")
         shown = [name.upper() if name in command.positionals else f"--{name}" for name in names]
         return f"missing: {', '.join(shown)}; {see}"
-    return f"{complaint}; {see}"
+    return f"{message}; {see}"
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the example as it is and says each default once."""
+    """Keeps the line breaks of the example, and states each default once."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=112)

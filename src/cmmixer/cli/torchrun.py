@@ -1,4 +1,4 @@
-"""What one of the processes that torchrun started tells people: torch-free, and nothing for a process alone."""
+"""What a process says when it is terminated, in particular one of several that torchrun started. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
-class EndedError(BaseException):
-    """SIGTERM, raised where the program stands, so that it tidies up on its way out."""
+class TerminatedError(BaseException):
+    """SIGTERM, raised in the main thread so that the program cleans up on its way out."""
 
 
-def tell_torchrun(line: str) -> None:
-    """Hands a complaint to torchrun, whose summary then names it as the cause instead of an exit code alone."""
+def report_to_torchrun(line: str) -> None:
+    """Hands an error message to torchrun, whose summary then names it as the cause instead of an exit code."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
         with contextlib.suppress(OSError):
@@ -30,31 +30,32 @@ def tell_torchrun(line: str) -> None:
 
 
 @contextlib.contextmanager
-def explain_end() -> Iterator[None]:
-    """What SIGTERM does: a process alone tidies up and ends, one of several says why and ends at once.
+def explain_termination() -> Iterator[None]:
+    """Handles SIGTERM within the block.
 
-    Where torchrun ends this process because another one is gone, it says so and what to do.
+    A single process raises `TerminatedError` and cleans up. One of several processes ends at once and says why: torchrun
+    terminates it because another process has ended, and it would wait for that process in a collective forever.
 
-    If torchrun itself is killed it ends too: nobody would see it go on, and a second call would meet it in the same folder.
-    A handler in Python would wait for the main thread, which waits inside a collective for the lost process; so the signal
-    wakes a thread through a pipe.
+    One of several processes also ends if torchrun itself is killed. Otherwise it would train on unseen, and a second run of
+    the command would write to the same folder.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     if world == 1:
-        before = signal.signal(signal.SIGTERM, _raise_ended)
+        before = signal.signal(signal.SIGTERM, _raise_terminated)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
         return
+    # A Python handler runs in the main thread, which may wait inside a collective. So the signal wakes a thread by a pipe.
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_wait, args=(reading, world), daemon=True).start()
+    threading.Thread(target=_watch, args=(reading, world), daemon=True).start()
     try:
         yield
     finally:
@@ -63,28 +64,28 @@ def explain_end() -> Iterator[None]:
         os.close(writing)
 
 
-def _raise_ended(*_: object) -> NoReturn:
-    raise EndedError
+def _raise_terminated(*_: object) -> NoReturn:
+    raise TerminatedError
 
 
-def _wait(reading: int, world: int) -> None:
-    # Launched some other way, a process may well outlive what started it.
+def _watch(reading: int, world: int) -> None:
+    # A process that was launched without torchrun may outlive what started it.
     launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
     signals = None
     while signals != b"":
-        signals = os.read(reading, 64) if select.select([reading], [], [], _LOOK_SECONDS)[0] else None
+        signals = os.read(reading, 64) if select.select([reading], [], [], _POLL_SECONDS)[0] else None
         if launcher not in (None, os.getppid()):
-            _leave(world, "lost torchrun, which was killed")
+            _exit(world, "lost torchrun, which was killed")
         if signals and signal.SIGTERM in signals:
-            _leave(world, "was ended from outside, as torchrun does when another one was killed or failed")
+            _exit(world, "was terminated, as torchrun does when another process was killed or failed")
     os.close(reading)
 
 
-def _leave(world: int, why: str) -> NoReturn:
-    with contextlib.suppress(OSError):  # whoever read this may be gone too
+def _exit(world: int, why: str) -> NoReturn:
+    with contextlib.suppress(OSError):  # the reader of stderr may have ended too
         print(
             f"cmmixer: process {os.environ.get('RANK')} of {world} {why}; "
-            "the same command goes on from the last checkpoint, also on another number of processes",
+            "the same command resumes from the last checkpoint, on any number of processes",
             file=sys.stderr,
             flush=True,
         )

@@ -1,8 +1,8 @@
-"""Typed settings, torch-free, so that `cmmixer --help` never waits for torch.
+"""Settings of all commands: typed, frozen and checked. Nothing here imports torch, so `cmmixer --help` is fast.
 
-`presets` sizes of the encoder and the picture geometry that goes with each; `clip` what a clip is; `mixer`, `masking`
-and `augment` chance; `training` the loop. A command has one class, made of such groups: `data` (synthesize, prepare), `learning` (pretrain,
-finetune), `evaluate` (and inspect), `library` (embed, index, search); any other has a module of its name.
+Each command has one class, built from groups. `base` has the checks, `clip` the geometry of clips and the presets, `data` the
+settings of synthesize and prepare, `training` those of pretrain and finetune, `retrieval` those of evaluate, inspect, embed,
+index and search, and `apps` those of the other commands.
 """
 
 from cmmixer.config.apps import (
@@ -13,7 +13,7 @@ from cmmixer.config.apps import (
     QuickstartSettings,
     ServeSettings,
 )
-from cmmixer.config.clip import PRESETS, ClipOptions, ClipSettings, CuttingSettings, ModelSettings, Preset, preset
+from cmmixer.config.clip import PRESETS, ClipOptions, ClipSettings, ModelSettings, Preset, SegmentSettings, preset
 from cmmixer.config.data import PrepareSettings, SynthesizeSettings
 from cmmixer.config.retrieval import EmbedSettings, EvaluateSettings, IndexSettings, InspectSettings, SearchSettings
 from cmmixer.config.training import AugmentSettings, FinetuneSettings, MixerSettings, PretrainSettings
@@ -23,7 +23,6 @@ __all__ = [
     "AugmentSettings",
     "ClipOptions",
     "ClipSettings",
-    "CuttingSettings",
     "DoctorSettings",
     "DubSettings",
     "EmbedSettings",
@@ -40,6 +39,7 @@ __all__ = [
     "ProbeSettings",
     "QuickstartSettings",
     "SearchSettings",
+    "SegmentSettings",
     "ServeSettings",
     "SynthesizeSettings",
     "preset",

@@ -1,12 +1,8 @@
-"""What a clip is: how many frames, how large, how long, and the sound window of each frame.
+"""Settings of clips and networks: sizes of the encoder, geometry of a clip, presets for both, and the moments of a video.
 
-How films are cut into moments.
-
-Sizes of the encoder, its decoder, and the picture geometry each was meant for.
-
-base, large and huge are the published sizes (arXiv 2308.13820 through MAE, arXiv 2111.06377: decoder width 512; the
-published code builds 256 x 4 for base, which is what we name it). small and tiny follow DeiT (arXiv 2012.12877). nano is
-ours, for two CPU cores.
+base, large and huge have the published sizes (arXiv 2308.13820 through MAE, arXiv 2111.06377, whose decoder has width 512;
+the published code builds 256 x 4 for base, which is what base means here). small and tiny follow DeiT (arXiv 2012.12877).
+nano is ours, for two CPU cores.
 """
 
 from __future__ import annotations
@@ -20,12 +16,12 @@ from cmmixer.errors import SettingsError
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Sizes of a network; kept in a checkpoint's card, so a run never depends on what a preset means today.
+    """Sizes of a network. A checkpoint's metadata holds them, so a run does not depend on what a preset means today.
 
     Attributes:
-        dim, depth, heads: the ViT encoder.
-        decoder_dim, decoder_depth, decoder_heads: the narrow decoder.
-        patch: patch side in pixels.
+        dim, depth, heads: of the ViT encoder.
+        decoder_dim, decoder_depth, decoder_heads: of the narrower decoder.
+        patch: side of a patch in pixels.
     """
 
     dim: int
@@ -39,15 +35,15 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Preset:
-    """A network and the picture geometry that it was meant for.
+    """A network and the clip geometry it is meant for.
 
     Attributes:
         model: sizes of the network.
-        height, width: pixels of a frame and of a mel picture.
+        height, width: size of a frame and of a mel spectrogram in pixels.
         frames: frames of a clip, T.
-        clip_seconds: how long a clip is.
-        window_seconds: how long the sound window of a frame is.
-        sample_rate_hz: rate the sound is resampled to.
+        clip_seconds: length of a clip.
+        window_seconds: length of the audio window of a frame.
+        sample_rate_hz: rate the audio is resampled to.
     """
 
     model: ModelSettings
@@ -60,7 +56,7 @@ class Preset:
 
 
 def _published_geometry(model: ModelSettings) -> Preset:
-    """224 x 224 from 2.6 s at 44.1 kHz: hop 512 gives 224 columns."""
+    """224 x 224 pixels: a window of 2.6 s at 44.1 kHz with hop 512 has 224 mel columns."""
     return Preset(model, 224, 224, frames=4, clip_seconds=10.0, window_seconds=2.6, sample_rate_hz=44100)
 
 
@@ -79,10 +75,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name.
+    """Returns the preset of this name.
 
     Raises:
-        SettingsError: no such preset; the message names the nearest one.
+        SettingsError: there is no such preset; the message names the nearest one.
     """
     one_of("preset", name, PRESETS)
     return PRESETS[name]
@@ -90,15 +86,15 @@ def preset(name: str) -> Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
-    """Geometry of a clip, every value known. Two encoders or stores fit together only if theirs are equal.
+    """Geometry of a clip, with all values known. An encoder and a clip store fit together only if theirs are equal.
 
     Attributes:
-        frames: T, frames of a clip; the instants are the centres of T equal cells of the clip.
-        height: H, pixels of a frame and mel bands of a mel picture.
-        width: W, pixels of a frame and time columns of a mel picture.
+        frames: T, frames of a clip, taken at the centers of T equal parts of the clip.
+        height: H, rows of a frame and mel bands of a mel spectrogram.
+        width: W, columns of a frame and time steps of a mel spectrogram.
         clip_seconds: length of a clip.
-        window_seconds: length of the sound window centred on each frame instant.
-        sample_rate_hz: rate the sound is resampled to.
+        window_seconds: length of the audio window centered on each frame.
+        sample_rate_hz: rate the audio is resampled to.
     """
 
     frames: int
@@ -117,26 +113,26 @@ class ClipSettings:
         if self.window_samples < self.width:
             raise SettingsError(
                 f"--window_seconds: {self.window_seconds} s at {self.sample_rate_hz} Hz is {self.window_samples} samples, "
-                f"too few for {self.width} columns; give a longer window or a narrower picture"
+                f"too few for {self.width} columns; give a longer --window_seconds or a smaller --width"
             )
 
     @property
     def window_samples(self) -> int:
-        """N, samples of a sound window. Published: 2.6 s x 44,100 Hz = 114,660."""
+        """N, samples of an audio window. Published: 2.6 s x 44,100 Hz = 114,660."""
         return round(self.window_seconds * self.sample_rate_hz)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipOptions:
-    """Clip geometry as a user gives it: what is left out comes from the preset.
+    """Geometry of a clip as a user gives it; missing values come from the preset.
 
     Attributes:
         frames: frames of a clip; default: the preset's
-        height: pixels of a frame, and mel bands; default: the preset's
-        width: pixels of a frame, and mel columns; default: the preset's
+        height: height of a frame in pixels, and mel bands; default: the preset's
+        width: width of a frame in pixels, and mel columns; default: the preset's
         clip_seconds: length of a clip in seconds; default: the preset's
-        window_seconds: length of the sound window of each frame in seconds; default: the preset's
-        sample_rate_hz: rate the sound is resampled to; default: the preset's
+        window_seconds: length of the audio window of each frame in seconds; default: the preset's
+        sample_rate_hz: rate in Hz the audio is resampled to; default: the preset's
     """
 
     frames: int | None = None
@@ -147,10 +143,10 @@ class ClipOptions:
     sample_rate_hz: int | None = None
 
     def clip_settings(self, preset_name: str) -> ClipSettings:
-        """These options, completed from a preset.
+        """Completes these options from a preset.
 
         Raises:
-            SettingsError: an unknown preset or an impossible value.
+            SettingsError: the preset is unknown or a value is impossible.
         """
         base = preset(preset_name)
         values = {}
@@ -161,13 +157,13 @@ class ClipOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CuttingSettings:
-    """How films are cut into moments.
+class SegmentSettings:
+    """How videos are cut into moments.
 
     Attributes:
-        moment_seconds: length of a moment; it has as many frames a second as a clip; default: a clip of the model
-        stride_seconds: a moment starts every so many seconds; default: half a moment
-        shots: moments end where a shot ends, and begin anew with the next
+        moment_seconds: length of a moment in seconds, at the frame rate of the model's clips; default: the model's clip length
+        stride_seconds: seconds between the starts of two moments; default: half a moment
+        shots: end moments at shot boundaries, and start the next one with the new shot
     """
 
     moment_seconds: float | None = None
@@ -180,17 +176,17 @@ class CuttingSettings:
             if value is not None:
                 within(name, value, 0.0, float("inf"), open_low=True, open_high=True)
 
-    def of(self, clip: ClipSettings) -> CuttingSettings:
-        """The same with every value known, for a model of this clip."""
+    def complete(self, clip: ClipSettings) -> SegmentSettings:
+        """Returns the settings with all values known, for a model with this clip geometry."""
         moment = clip.clip_seconds if self.moment_seconds is None else self.moment_seconds
-        return CuttingSettings(
+        return SegmentSettings(
             moment_seconds=moment,
             stride_seconds=moment / 2 if self.stride_seconds is None else self.stride_seconds,
             shots=self.shots,
         )
 
-    def moment(self, clip: ClipSettings) -> ClipSettings:
-        """Geometry of a moment: a clip of another length has more or fewer frames, as far apart as the model learnt."""
+    def moment_clip(self, clip: ClipSettings) -> ClipSettings:
+        """Returns the geometry of a moment. A longer or shorter one has more or fewer frames, at the interval the model learned."""
         if self.moment_seconds is None or self.moment_seconds == clip.clip_seconds:
             return clip
         frames = max(1, round(clip.frames * self.moment_seconds / clip.clip_seconds))

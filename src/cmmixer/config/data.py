@@ -1,7 +1,4 @@
-"""Settings of what there is to learn from: films that are made, films and sounds that are read, stores that are prepared.
-
-Where the work of many films is done: in processes of this machine, or on a Ray cluster.
-"""
+"""Settings of the data: synthesizing videos, reading media files, preparing clip stores, and the machines that do the work."""
 
 from __future__ import annotations
 
@@ -13,6 +10,9 @@ from cmmixer.errors import SettingsError
 
 ENGINES = ("local", "ray")
 
+# Root mean square over a window. Audio below this counts as none.
+SILENCE_DBFS = -60.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
@@ -20,10 +20,10 @@ class ClusterSettings:
 
     Attributes:
         engine: local, processes of this machine; ray, actors of a Ray cluster
-        ray_address: of the cluster this machine is in, HOST:PORT or auto; default: $RAY_ADDRESS, or one started here
-        ray_actors: how many; 0: as many as the cluster has room for
-        ray_cpus: processors of an actor
-        ray_gpus: GPUs of an actor; half a GPU is 0.5
+        ray_address: address of the cluster, HOST:PORT or auto; default: $RAY_ADDRESS, or a cluster started on this machine
+        ray_actors: number of actors; 0: as many as fit on the cluster
+        ray_cpus: CPUs per actor
+        ray_gpus: GPUs per actor; half a GPU is 0.5
     """
 
     engine: str = "local"
@@ -38,7 +38,9 @@ class ClusterSettings:
         at_least("ray_cpus", self.ray_cpus, 1)
         within("ray_gpus", self.ray_gpus, 0.0, 64.0)
         if self.ray_address is not None and self.engine != "ray":
-            raise SettingsError(f"--ray_address {self.ray_address}: is of --engine ray; got --engine {self.engine}")
+            raise SettingsError(
+                f"--ray_address: got {self.ray_address} with --engine {self.engine}; it needs --engine ray"
+            )
 
 
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -46,17 +48,17 @@ DIFFICULTIES = ("easy", "medium", "hard")
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesizeSettings:
-    """Write synthetic films in which the picture causes the sound.
+    """Write synthetic videos in which what is seen causes what is heard.
 
     Attributes:
-        clips: how many films
+        clips: number of videos
         out: folder to write them to
-        seed: films of different seeds share nothing
+        seed: videos of different seeds share nothing
         difficulty: easy, medium or hard
-        twins: films 2k and 2k + 1 are the same but for their timing
-        twin_ahead_seconds: all that happens in a second twin happens so much earlier; left out, its timing is drawn anew
-        seconds: length of a film
-        size: pixels of a side
+        twins: make videos 2k and 2k + 1 the same except for their timing
+        twin_ahead_seconds: shift everything in the second twin earlier by this much; default: draw its timing again
+        seconds: length of a video
+        size: width and height in pixels
         fps: frames per second
         workers: processes; 0 takes every core
     """
@@ -83,21 +85,19 @@ class SynthesizeSettings:
         if self.twin_ahead_seconds is not None:
             within("twin_ahead_seconds", self.twin_ahead_seconds, 0.0, 60.0, open_low=True)
             if not self.twins:
-                raise SettingsError(
-                    f"--twin_ahead_seconds: got {self.twin_ahead_seconds} without --twins, which it is about; give both"
-                )
+                raise SettingsError(f"--twin_ahead_seconds: got {self.twin_ahead_seconds} without --twins; give both")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which films, and how they are cut into clips.
+    """Which videos, and how they are cut into clips.
 
     Attributes:
-        data: a folder of films, split/{video,audio}/ pairs, a Kinetics list, a CSV or JSONL manifest, or a clip store,
+        data: a folder of videos, split/{video,audio}/ pairs, a Kinetics list, a CSV or JSONL manifest, or a clip store,
             which may be s3://BUCKET/NAME
-        split: take only this split, where the data has a `split` column or folder
-        stride_seconds: a clip starts every so many seconds of a film; default: the clip's length
-        file_seconds: longest time spent on one film; then it is skipped and listed
+        split: use only this split, if the data has a `split` column or folder
+        stride_seconds: distance between the starts of two clips of a video; default: the clip's length
+        file_seconds: time limit for one video; beyond it, the video is skipped and listed
     """
 
     data: str
@@ -113,21 +113,21 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSettings(DataSettings, ClipOptions, ClusterSettings):
-    """Decode films once into a clip store that training reads fast.
+    """Decode videos once into a clip store that training reads fast.
 
     Attributes:
         out: folder of the clip store, or s3://BUCKET/NAME
-        preset: whose picture geometry to prepare for
-        jpeg_quality: of the stored frames, 1 to 100
-        silence_dbfs: films whose loudest window stays below this are listed as silent
-        workers: processes; 0 takes every core, or those of an actor
-        overwrite: start anew in a folder that holds a store; without it the work there is continued
+        preset: prepare clips of this preset's geometry
+        jpeg_quality: quality of the stored frames, 1 to 100
+        silence_dbfs: videos whose loudest audio window is below this are listed as silent
+        workers: processes; 0 takes every core, or the CPUs of an actor
+        overwrite: replace the store in the folder; without it an unfinished one is continued
     """
 
     out: str
     preset: str = "base"
     jpeg_quality: int = 92
-    silence_dbfs: float = -60.0
+    silence_dbfs: float = SILENCE_DBFS
     workers: int = 0
     overwrite: bool = False
 

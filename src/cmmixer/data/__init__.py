@@ -1,5 +1,6 @@
-"""From films to batches: layouts, clips, the Lance clip store, seeded order, augmentation.
+"""From media files to batches.
 
-`manifest` reads the layouts, `clips` cuts films into clips, `dataset` opens them, `prepare` decodes them once into a
-`store`, `batches` puts them into a seeded, resumable order, `augment` varies them on the device.
+`manifest` reads the layouts of data, `segments` and `chunks` cut and decode media files, `dataset` gives clips by index,
+`prepare` decodes them once into a `store`, `sampler` and `loader` make batches in a seeded order, and `augment` varies them
+on the device.
 """

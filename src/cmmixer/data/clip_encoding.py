@@ -1,4 +1,7 @@
-"""One film becomes the rows of a clip store. Runs in decoder processes: imports neither torch nor Lance."""
+"""Decodes the clips of one media file and encodes them as rows of a clip store.
+
+Runs in decoder processes, so neither torch nor Lance is imported here.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmmixer.config.clip import ClipSettings
-from cmmixer.data.clips import clip_ref, entry_spans, open_entry, read_ref
 from cmmixer.data.manifest import Entry
+from cmmixer.data.segments import Segment, SegmentSpec, decode_segment, open_entry, segments_of
 from cmmixer.errors import MediaError
-from cmmixer.media.decode import loudness_dbfs
-from cmmixer.types import Frames, SoundWindows, Span
+from cmmixer.media.audio import loudness_dbfs
+from cmmixer.types import AudioWindows, Frames, Span
 
 
 @dataclass(frozen=True)
-class StoredClip:
-    """A clip as it lies in a store.
+class EncodedClip:
+    """A clip as a store keeps it.
 
     Attributes:
         id: see `clip_id`.
-        span: where in the film it lies.
+        span: where it lies in the file.
         times_seconds: T frame instants.
-        jpegs: T pictures.
+        jpegs: T frames.
         windows: T x N int16 samples, little endian.
     """
 
@@ -39,94 +41,87 @@ class StoredClip:
 
 
 @dataclass(frozen=True)
-class FilmRows:
-    """What decoding a film gave.
+class EncodedMedia:
+    """The encoded clips of one entry.
 
     Attributes:
-        clips: in the order of time.
-        fingerprint: SHA-256 over all decoded pixels and samples: equal for copies of a film, however they are packed.
-        loudest_dbfs: of all sound windows.
-        failure: why some clips are missing, where the film could be decoded only in part.
+        clips: in order of time.
+        fingerprint: SHA-256 of all decoded pixels and samples. Copies of a video have the same one, whatever container they
+            are in.
+        loudest_dbfs: loudness of the loudest audio window.
+        failure: why some clips are missing, if only a part could be decoded.
     """
 
-    clips: list[StoredClip]
+    clips: list[EncodedClip]
     fingerprint: str
     loudest_dbfs: float
     failure: MediaError | None
 
     @property
     def bytes(self) -> int:
-        """Of its pictures and sound."""
+        """Size of all frames and audio windows."""
         return sum(len(clip.windows) + sum(map(len, clip.jpegs)) for clip in self.clips)
 
 
-def too_quiet(film: FilmRows, silence_dbfs: float) -> bool:
-    """Whether a film counts as silent."""
-    return film.loudest_dbfs < silence_dbfs
-
-
-def decode_film(
-    entry: Entry, *, clip: ClipSettings, stride_seconds: float | None, jpeg_quality: int, file_seconds: float
-) -> FilmRows:
-    """Decodes all clips of a film.
+def encode_entry(entry: Entry, *, spec: SegmentSpec, jpeg_quality: int) -> EncodedMedia:
+    """Decodes and encodes all clips of an entry. Clips that are damaged are left out.
 
     Raises:
-        MediaError: the film gives no clip, or took too long; carries the reason.
+        MediaError: the entry gives no clip, or took too long.
     """
-    with open_entry(entry, file_seconds) as (film, sound):
-        spans = entry_spans(entry, film, sound, clip, stride_seconds)
+    with open_entry(entry, spec.file_seconds) as media:
+        segments = segments_of(media, spec)
     digest, loudest = hashlib.sha256(), -math.inf
-    clips: list[StoredClip] = []
+    clips: list[EncodedClip] = []
     failure: MediaError | None = None
-    for span in spans:
+    for segment in segments:
         try:
-            # Opened anew for each clip: some decoders remember what they decoded before (AAC draws noise from a
-            # running state), and a stored clip must be bit for bit what training from the film would see.
-            one = read_ref(clip_ref(entry, span), clip, file_seconds=file_seconds)
+            # Each by itself: a stored clip must be bit for bit what training from the video would see.
+            clip = decode_segment(segment, spec)
         except MediaError as error:
-            if error.reason in ("time-limit", "no-picture", "no-sound"):
+            if error.reason in ("time-limit", "no-video", "no-audio"):
                 raise
             failure = failure or error
             continue
-        assert one.frames is not None
-        assert one.sound is not None
-        digest.update(one.frames.pixels_THWC.tobytes())
-        digest.update(one.sound.samples_TN.tobytes())
-        loudest = max(loudest, *(loudness_dbfs(samples_N) for samples_N in one.sound.samples_TN))
-        clips.append(_stored(one.id, span, one.frames, one.sound, jpeg_quality))
+        assert clip.frames is not None
+        assert clip.sound is not None
+        digest.update(clip.frames.pixels_THWC.tobytes())
+        digest.update(clip.sound.samples_TN.tobytes())
+        loudest = max(loudest, *(loudness_dbfs(samples_N) for samples_N in clip.sound.samples_TN))
+        clips.append(_encoded(segment, clip.frames, clip.sound, jpeg_quality))
     if not clips:
-        assert failure is not None  # `entry_spans` gives one span or more
+        assert failure is not None  # `segments_of` gives at least one segment
         raise failure
-    return FilmRows(clips, digest.hexdigest(), loudest, failure)
+    return EncodedMedia(clips, digest.hexdigest(), loudest, failure)
 
 
 def encode_jpeg(pixels_HWC: NDArray[np.uint8], quality: int) -> bytes:
-    """A picture as JPEG, colours at full resolution (4:4:4)."""
+    """Encodes a frame as JPEG, with colour at full resolution (4:4:4)."""
     buffer = io.BytesIO()
     Image.fromarray(pixels_HWC).save(buffer, format="JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
 def decode_jpeg(jpeg: bytes, planes_CHW: NDArray[np.uint8]) -> None:
-    """Writes the pixels of a stored picture, a plane for each colour.
+    """Decodes a stored frame into `planes_CHW`, one plane per colour channel.
 
     Raises:
-        OSError: it is damaged.
-        ValueError: it has another size, or is not in colour.
+        OSError: the JPEG is damaged.
+        ValueError: it has another size or is not in colour.
     """
-    # One format and no picture beside the planes: opening and copying would cost half as much as decoding.
-    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as picture:
-        if picture.mode != "RGB":
-            raise ValueError(f"a picture of mode {picture.mode}, expected RGB")
+    # One format only, and no interleaved copy: both would cost half as much as decoding.
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+        if image.mode != "RGB":
+            raise ValueError(f"got a JPEG of mode {image.mode}, expected RGB")
         for plane_HW, colour in zip(planes_CHW, "RGB", strict=True):
-            plane = np.frombuffer(picture.tobytes("raw", colour), np.uint8)
-            plane_HW[...] = plane.reshape(picture.height, picture.width)
+            plane = np.frombuffer(image.tobytes("raw", colour), np.uint8)
+            plane_HW[...] = plane.reshape(image.height, image.width)
 
 
-def _stored(name: str, span: Span, frames: Frames, windows: SoundWindows, jpeg_quality: int) -> StoredClip:
-    return StoredClip(
-        id=name,
-        span=span,
+def _encoded(segment: Segment, frames: Frames, windows: AudioWindows, jpeg_quality: int) -> EncodedClip:
+    return EncodedClip(
+        id=segment.id,
+        span=segment.span,
         times_seconds=frames.times_seconds_T.tolist(),
         jpegs=[encode_jpeg(pixels_HWC, jpeg_quality) for pixels_HWC in frames.pixels_THWC],
         windows=windows.samples_TN.astype("<i2", copy=False).tobytes(),

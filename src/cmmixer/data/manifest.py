@@ -1,13 +1,13 @@
-"""Layouts in, entries out: which films there are, what they are called, which split and source they belong to.
+"""Layouts of data: which media files there are, and the name, split, source and label of each.
 
-Four layouts are understood; a folder is recognised by what lies in it, first match first:
+Four layouts are supported. A folder is recognized by its contents; the first match counts:
 
-    a folder with `manifest.csv` or `manifest.jsonl`, or such a file itself     columns: `COLUMNS`, `path` needed
+    a folder with `manifest.csv` or `manifest.jsonl`, or such a file itself     columns: `COLUMNS`, `path` is required
     a folder with `*.list` files (Kinetics), or such a file itself              lines `path label`
     `split/{video,audio}/` (VMR), or one such split                             paired by stem
-    any other folder                                                            its films and sounds, recursively
+    any other folder                                                            its media files, recursively
 
-Nothing is opened here: a row whose file is gone is found when films are decoded, and listed then.
+No media file is opened here. A row whose file is missing is reported when the file is decoded.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from cmmixer.types import Span
 COLUMNS = ("path", "audio_path", "start_seconds", "end_seconds", "label", "split", "source")
 
 # fmt: off
-FILM_ENDINGS = frozenset((
+VIDEO_ENDINGS = frozenset((
     "3g2", "3gp", "asf", "avi", "dv", "f4v", "flv", "gif", "m2ts", "m2v", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg",
     "mts", "mxf", "nut", "ogm", "ogv", "rm", "rmvb", "ts", "vob", "webm", "wmv", "y4m",
 ))
 
-SOUND_ENDINGS = frozenset((
+AUDIO_ENDINGS = frozenset((
     "aac", "ac3", "aif", "aiff", "alac", "amr", "ape", "au", "caf", "dts", "flac", "m4a", "mka", "mp2", "mp3", "mpc",
     "oga", "ogg", "opus", "spx", "tak", "tta", "wav", "wma", "wv",
 ))
@@ -46,18 +46,18 @@ LIST_ENDINGS = (".csv", ".jsonl", ".list")
 
 @dataclass(frozen=True)
 class Entry:
-    """One film, or one stretch of a film, as a layout names it.
+    """One media file, or one stretch of it, as a layout names it.
 
     Attributes:
-        path: the file, ready to be opened.
-        name: the path as it is written in ids: relative to the data's folder where possible, `/` between its parts.
-        source: the film it was cut from; splits never cut through a source. Default: the name without its ending.
-        audio_path: a file to take the sound from, instead of the film's own sound.
+        path: the file to open.
+        name: the path as it is written in ids: relative to the data's folder if possible, with `/` between its parts.
+        source: the video it was cut from; data splits keep a source together. Default: the name without its ending.
+        audio_path: a file to take the audio from, instead of the video's own audio.
         audio_name: the same as `name`, for `audio_path`.
-        start_seconds, end_seconds: only this stretch of the film is used.
-        label: a class name.
+        start_seconds, end_seconds: only this stretch of the file is used.
+        label: class name.
         split: the part of the data it belongs to.
-        extra: the manifest's other columns, untouched.
+        extra: the manifest's other columns, unchanged.
     """
 
     path: str
@@ -73,30 +73,30 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """Names the entry among all entries of its data: file, sound file and stretch."""
-        sound = "" if self.audio_name is None else f"+{self.audio_name}"
+        """Identifies the entry among all entries of its data: file, audio file and stretch."""
+        audio = "" if self.audio_name is None else f"+{self.audio_name}"
         if self.start_seconds is None and self.end_seconds is None:
-            return self.name + sound
+            return self.name + audio
         end = "" if self.end_seconds is None else f"{self.end_seconds:.3f}"
-        return f"{self.name}{sound}@{self.start_seconds or 0.0:.3f}-{end}"
+        return f"{self.name}{audio}@{self.start_seconds or 0.0:.3f}-{end}"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout holds: `entries` to decode, and files that `ignored` tells why they are none."""
+    """Contents of a layout: `entries` to decode, and the files that are `ignored`, with the reason."""
 
     entries: list[Entry]
     ignored: list[Skip]
 
 
 def clip_id(entry: Entry, span: Span) -> str:
-    """`name#start-end` in seconds; `name+audio#start-end` where the sound comes from another file."""
-    sound = "" if entry.audio_name is None else f"+{entry.audio_name}"
-    return f"{entry.name}{sound}#{span.start_seconds:.3f}-{span.end_seconds:.3f}"
+    """Returns `name#start-end` in seconds; `name+audio#start-end` if the audio comes from another file."""
+    audio = "" if entry.audio_name is None else f"+{entry.audio_name}"
+    return f"{entry.name}{audio}#{span.start_seconds:.3f}-{span.end_seconds:.3f}"
 
 
 def read_manifest(data: str | Path, split: str | None = None) -> list[Entry]:
-    """All entries of a layout, in a fixed order; see `read_layout`."""
+    """Returns all entries of a layout, in a fixed order; see `read_layout`."""
     return read_layout(data, split).entries
 
 
@@ -108,7 +108,7 @@ def read_layout(data: str | Path, split: str | None = None) -> Listing:
         split: keep only this split.
 
     Raises:
-        DataError: nothing there, nothing recognised, or a manifest or list that cannot be read; names the line.
+        DataError: no such data, no media files in it, or a manifest or list that cannot be read; names the line.
     """
     root = Path(data)
     if root.is_dir():
@@ -116,21 +116,25 @@ def read_layout(data: str | Path, split: str | None = None) -> Listing:
     elif root.exists():
         listing = _read_file(root)
     else:
-        raise DataError(f"{data}: no such file or folder; give a folder of films, a manifest, a *.list file or a store")
+        raise DataError(
+            f"{data}: no such file or folder; give a folder of videos, a manifest, a *.list file or a store"
+        )
     if not listing.entries:
-        raise DataError(f"{data}: no films or sounds in it; looked for {_some_endings()} and others, in all folders")
+        raise DataError(
+            f"{data}: no videos or audio files in it; looked for {_some_endings()} and others, in all folders"
+        )
     return listing if split is None else Listing(_of_split(listing.entries, split, root), listing.ignored)
 
 
 def split_by_source(entries: Iterable[Entry], fraction: float, seed: int) -> tuple[list[Entry], list[Entry]]:
-    """Splits entries into (train, gallery) so that no source film is on both sides.
+    """Splits entries into (train, gallery) so that no source video is on both sides.
 
-    A source's side depends on its name and the seed only, through a hash: not on the order of the entries.
+    The side of a source depends on a hash of its name and the seed only, not on the order of the entries.
 
     Args:
-        entries: films; at least two sources.
-        fraction: part of the sources that goes to the gallery, in (0, 1).
-        seed: another seed, another split.
+        entries: videos of at least two sources.
+        fraction: fraction of the sources that goes to the gallery, in (0, 1).
+        seed: of the hash.
 
     Raises:
         DataError: fewer than two sources, or a fraction outside (0, 1).
@@ -138,37 +142,46 @@ def split_by_source(entries: Iterable[Entry], fraction: float, seed: int) -> tup
     entries = list(entries)
     sources = sorted({entry.source for entry in entries}, key=lambda source: _hash(f"{seed}:{source}"))
     if not 0.0 < fraction < 1.0:
-        raise DataError(f"a gallery needs a part of the films in (0, 1); got {fraction}")
+        raise DataError(f"a gallery needs a fraction of the videos in (0, 1); got {fraction}")
     if len(sources) < 2:
-        raise DataError(f"cannot split {len(sources)} source film into train and gallery; at least 2 are needed")
+        raise DataError(f"cannot split {len(sources)} source videos into train and gallery; give 2 or more")
     count = min(max(round(fraction * len(sources)), 1), len(sources) - 1)
     gallery = set(sources[:count])
     return [e for e in entries if e.source not in gallery], [e for e in entries if e.source in gallery]
 
 
+def distinct(entries: list[Entry]) -> tuple[list[Entry], list[Skip]]:
+    """Removes entries that name the same stretch of the same file again; they are returned as skips."""
+    seen: dict[str, Entry] = {}
+    repeated = []
+    for entry in entries:
+        if seen.setdefault(entry.key, entry) is not entry:
+            repeated.append(
+                Skip(readable(entry.path), "duplicate", "the same stretch of the same file is listed before")
+            )
+    return list(seen.values()), repeated
+
+
 def is_media(path: str | Path) -> bool:
-    """Whether a file's ending says that it is a film or a sound."""
+    """Whether a file's ending is that of a video or audio file."""
     ending = Path(path).suffix[1:].lower()
-    return ending in FILM_ENDINGS or ending in SOUND_ENDINGS
+    return ending in VIDEO_ENDINGS or ending in AUDIO_ENDINGS
 
 
 def readable(path: str | Path) -> str:
-    """A path that any text file can hold: bytes of a file name that are not UTF-8 are written in hexadecimal."""
+    """Returns a path as valid UTF-8: other bytes of a file name are written in hexadecimal."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def absolute(entry: Entry) -> Entry:
-    """The same entry for a process with another working directory; its names and key stay."""
+    """Returns the entry with absolute paths, for a process with another working directory; its names and key stay."""
     audio = None if entry.audio_path is None else os.path.abspath(entry.audio_path)
     return replace(entry, path=os.path.abspath(entry.path), audio_path=audio)
 
 
-# ---------------------------------------------------------------------------------------------- which layout it is
-
-
 def _read_folder(root: Path) -> Listing:
     if (root / "store.json").is_file():
-        raise DataError(f"{root}: a clip store, not films; give it to --data of pretrain, finetune or evaluate")
+        raise DataError(f"{root}: a clip store, not videos; give it as --data of pretrain, finetune or evaluate")
     for name in ("manifest.csv", "manifest.jsonl"):
         if (root / name).is_file():
             return _read_table(root / name)
@@ -178,7 +191,7 @@ def _read_folder(root: Path) -> Listing:
     pairs = _pair_folders(root)
     if pairs:
         return _read_pairs(root, pairs)
-    return _read_films(root)
+    return _read_videos(root)
 
 
 def _read_file(path: Path) -> Listing:
@@ -195,29 +208,26 @@ def _read_file(path: Path) -> Listing:
 def _of_split(entries: list[Entry], split: str, root: Path) -> list[Entry]:
     chosen = [entry for entry in entries if entry.split == split]
     if not chosen:
-        there = sorted({entry.split for entry in entries if entry.split is not None})
-        told = f"splits there: {', '.join(there)}" if there else "it has no splits; leave --split out"
-        raise DataError(f"{root}: no film of split {split!r}; {told}")
+        names = sorted({entry.split for entry in entries if entry.split is not None})
+        message = f"its splits: {', '.join(names)}" if names else "it has no splits; leave --split out"
+        raise DataError(f"{root}: no video of split {split!r}; {message}")
     return chosen
 
 
-# ------------------------------------------------------------------------------------------------- a folder of films
-
-
-def _read_films(root: Path) -> Listing:
+def _read_videos(root: Path) -> Listing:
     entries: list[Entry] = []
     ignored: list[Skip] = []
     for path in _walk(root, set(), ignored):
         if is_media(path):
             entries.append(_entry(root, path.relative_to(root)))
         else:
-            told = f"not a film or sound by its ending {path.suffix!r}; name it in a manifest to have it tried"
-            ignored.append(Skip(readable(path), "not-media", told))
+            message = f"its ending {path.suffix!r} is not that of a video or audio file; list it in a manifest to have it tried"
+            ignored.append(Skip(readable(path), "not-media", message))
     return Listing(entries, ignored)
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]], ignored: list[Skip]) -> Iterator[Path]:
-    """Visible files below a folder, sorted; links are followed, each folder is entered once (links may loop)."""
+    """Yields the visible files below a folder, sorted. Links are followed; each folder is entered once, since links may loop."""
     try:
         status = folder.stat()
         children = sorted(folder.iterdir())
@@ -229,7 +239,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]], ignored: list[Skip]) -> Iter
     seen.add((status.st_dev, status.st_ino))
     visible = [child for child in children if not child.name.startswith(".")]
     if not visible and is_media(folder):
-        yield folder  # an empty folder that is named like a film: decoding will list it
+        yield folder  # an empty folder that is named like a video: decoding will report it
     for child in visible:
         if os.path.isdir(child):
             yield from _walk(child, seen, ignored)
@@ -237,11 +247,8 @@ def _walk(folder: Path, seen: set[tuple[int, int]], ignored: list[Skip]) -> Iter
             yield child
 
 
-# --------------------------------------------------------------------------------------- split/{video,audio}/ pairs
-
-
 def _pair_folders(root: Path) -> list[tuple[str | None, Path]]:
-    """Folders that hold `video/` and `audio/`, with the split each stands for."""
+    """Returns the folders that hold `video/` and `audio/`, each with the split it stands for."""
     if (root / "video").is_dir() and (root / "audio").is_dir():
         return [(None, root)]
     folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
@@ -252,14 +259,14 @@ def _read_pairs(root: Path, pairs: list[tuple[str | None, Path]]) -> Listing:
     entries: list[Entry] = []
     ignored: list[Skip] = []
     for split, folder in pairs:
-        films, sounds = (_by_stem(folder / sense, ignored) for sense in ("video", "audio"))
-        for stem, film in films.items():
-            # Without a partner the expected name stays, so that decoding lists the pair as missing.
-            sound = sounds.get(stem, folder / "audio" / stem).relative_to(root)
-            entries.append(_entry(root, film.relative_to(root), audio=sound, split=split, source=readable(stem)))
-        for stem in sorted(set(sounds) - set(films)):
-            told = f"no film named {readable(stem)}.* in {readable(folder / 'video')}"
-            ignored.append(Skip(readable(sounds[stem]), "missing", told))
+        videos, audio_files = (_by_stem(folder / modality, ignored) for modality in ("video", "audio"))
+        for stem, video in videos.items():
+            # Without a partner the expected name stays, so that decoding reports it as missing.
+            audio = audio_files.get(stem, folder / "audio" / stem).relative_to(root)
+            entries.append(_entry(root, video.relative_to(root), audio=audio, split=split, source=readable(stem)))
+        for stem in sorted(set(audio_files) - set(videos)):
+            message = f"no video named {readable(stem)}.* in {readable(folder / 'video')}"
+            ignored.append(Skip(readable(audio_files[stem]), "missing", message))
     return Listing(entries, ignored)
 
 
@@ -272,19 +279,16 @@ def _by_stem(folder: Path, ignored: list[Skip]) -> dict[str, Path]:
     return files
 
 
-# ------------------------------------------------------------------------------------------------- lists, manifests
-
-
 def _read_list(path: Path) -> list[Entry]:
-    """Kinetics: `path label` a line; the label stands behind the last space, so paths may hold spaces."""
+    """Reads a Kinetics list: one `path label` per line. The label follows the last space, so paths may contain spaces."""
     entries = []
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
-        film, _, label = line.strip().rpartition(" ")
-        if not film.strip():
+        video, _, label = line.strip().rpartition(" ")
+        if not video.strip():
             raise DataError(f"{path}, line {number}: got {line.strip()!r}, expected a path, a space and a label")
-        entries.append(_entry(path.parent, Path(film.strip()), label=label, split=path.stem))
+        entries.append(_entry(path.parent, Path(video.strip()), label=label, split=path.stem))
     return entries
 
 
@@ -292,7 +296,7 @@ def _read_table(path: Path) -> Listing:
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
     entries = [_table_entry(path, number, row) for number, row in rows]
     if not entries:
-        raise DataError(f"{path}: no rows in it; expected one row a film, with the column 'path'")
+        raise DataError(f"{path}: no rows in it; expected one row per video, with the column 'path'")
     return Listing(entries, [])
 
 
@@ -324,16 +328,16 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _table_entry(path: Path, number: int, row: dict[str, Any]) -> Entry:
     where = f"{path}, line {number}"
-    film = _text(row.get("path"))
-    if film is None:
+    video = _text(row.get("path"))
+    if video is None:
         raise DataError(f"{where}: no 'path'; every row needs one")
     audio = _text(row.get("audio_path"))
     start, end = (_seconds(row.get(name), name, where) for name in ("start_seconds", "end_seconds"))
     if end is not None and end <= (start or 0.0):
-        raise DataError(f"{where}: end_seconds {end} must lie after start_seconds {start or 0.0}")
+        raise DataError(f"{where}: end_seconds: got {end}, expected more than start_seconds, {start or 0.0}")
     return _entry(
         path.parent,
-        Path(film),
+        Path(video),
         audio=None if audio is None else Path(audio),
         start_seconds=start,
         end_seconds=end,
@@ -345,7 +349,7 @@ def _table_entry(path: Path, number: int, row: dict[str, Any]) -> Entry:
 
 
 def _text(value: object) -> str | None:
-    """A cell's text; an empty cell, like JSON's null, is no value."""
+    """Returns a cell's text, or None for an empty cell or JSON's null."""
     return None if value is None or str(value).strip() == "" else str(value).strip()
 
 
@@ -362,11 +366,8 @@ def _seconds(value: object, name: str, where: str) -> float | None:
     return seconds
 
 
-# ----------------------------------------------------------------------------------------------------------- details
-
-
 def _entry(root: Path, path: Path, *, audio: Path | None = None, source: str | None = None, **values: Any) -> Entry:
-    """An entry; relative paths count from `root`."""
+    """Makes an entry; relative paths count from `root`."""
     name = _name(root, path)
     return Entry(
         path=str(root / path),
@@ -399,15 +400,3 @@ def _hash(text: str) -> str:
 
 def _some_endings() -> str:
     return ", ".join(f"*.{ending}" for ending in ("mp4", "mkv", "mov", "webm", "wav", "mp3"))
-
-
-def distinct(entries: list[Entry]) -> tuple[list[Entry], list[Skip]]:
-    """The entries without those that name the same stretch of the same file again, and a word on these."""
-    seen: dict[str, Entry] = {}
-    repeated = []
-    for entry in entries:
-        if seen.setdefault(entry.key, entry) is not entry:
-            repeated.append(
-                Skip(readable(entry.path), "duplicate", "the same stretch of the same file is listed before")
-            )
-    return list(seen.values()), repeated

@@ -1,6 +1,6 @@
-"""Clips decoded once into plain files, for training that visits them many times, with one sense or both.
+"""Clips decoded once into memory-mapped files, for a training that visits them many times, with one modality or both.
 
-Letters: R clips, M moments of a piece, T frames, H x W pixels, N samples of a sound window, S senses.
+Letters: R clips, T frames, C = 3 colour channels, H x W pixels, N samples of an audio window, S = 2 modalities.
 """
 
 from __future__ import annotations
@@ -10,34 +10,36 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmmixer.config.clip import ClipSettings
+from cmmixer.data.chunks import DecodedChunk, decode_chunks
 from cmmixer.data.manifest import Entry, clip_id
-from cmmixer.data.moments import Cut, DecodedPiece, decode_films
+from cmmixer.data.segments import SegmentSpec
 from cmmixer.data.skips import Skip, SkipReport
 from cmmixer.errors import DataError, MediaError
 from cmmixer.media.timeline import SLACK_SECONDS, frame_instants
 from cmmixer.progress import Progress
 from cmmixer.storage.files import explain_full_disk
-from cmmixer.types import Clip, Frames, SoundWindows, Span
+from cmmixer.types import AudioWindows, Clip, Frames, Span
 
 
 @dataclass(frozen=True)
-class SpooledClips:
-    """A `ClipDataset` over spooled files, or some rows of them.
+class MemmapClips:
+    """A `ClipDataset` over memory-mapped files, or over some of their rows.
 
     Attributes:
         clip: geometry of a clip.
         spans, ids, sources: of the R clips.
-        files_R: for each clip the number of its entry.
-        there_RS: whether a clip has picture, and sound; what it lacks is black or silent here.
-        pixels_RTCHW: uint8; of one black pixel each where no picture was asked for.
-        samples_RTN: int16; of one sample each where no sound was asked for.
+        files_R: for each clip, the index of its entry.
+        present_RS: whether a clip has video, and audio; a missing one is black or silent here.
+        pixels_RTCHW: uint8; a single black pixel each where video was not asked for.
+        samples_RTN: int16; a single sample each where audio was not asked for.
         skips: files left out, wholly or in part.
+        chosen: the rows of the files that the clips stand for; None: all of them.
     """
 
     clip: ClipSettings
@@ -45,7 +47,7 @@ class SpooledClips:
     ids: list[str]
     sources: list[str]
     files_R: NDArray[np.int64]
-    there_RS: NDArray[np.bool_]
+    present_RS: NDArray[np.bool_]
     pixels_RTCHW: NDArray[np.uint8]
     samples_RTN: NDArray[np.int16]
     skips: SkipReport
@@ -53,20 +55,20 @@ class SpooledClips:
 
     @property
     def labels(self) -> list[str | None]:
-        """None of them: whoever trains knows the classes of the files."""
+        """None for every clip: the classes belong to the files."""
         return [None] * len(self)
 
     @property
     def is_short(self) -> NDArray[np.bool_]:
-        """Which clips are shorter than `clip.clip_seconds`, as their files are."""
-        least = self.clip.clip_seconds - SLACK_SECONDS
-        return np.array([span.duration_seconds < least for span in self.spans], bool)
+        """Whether each clip is shorter than `clip.clip_seconds`, because its file is."""
+        min_seconds = self.clip.clip_seconds - SLACK_SECONDS
+        return np.array([span.duration_seconds < min_seconds for span in self.spans], bool)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Clip:
-        """One clip."""
+        """Returns one clip."""
         row = index if self.chosen is None else int(self.chosen[index])
         times_T = frame_instants(self.spans[index], self.clip.frames)
         return Clip(
@@ -75,115 +77,130 @@ class SpooledClips:
             label=None,
             span=self.spans[index],
             frames=Frames(self.pixels_RTCHW[row].transpose(0, 2, 3, 1), times_T),
-            sound=SoundWindows(self.samples_RTN[row], times_T, self.clip.sample_rate_hz),
+            sound=AudioWindows(self.samples_RTN[row], times_T, self.clip.sample_rate_hz),
         )
 
     def read(self, indices: Sequence[int]) -> list[Clip | MediaError]:
-        """Clips in the order asked for."""
+        """Returns clips in the order of `indices`."""
         return [self[index] for index in indices]
 
-    def rows(self, rows: NDArray[np.int64]) -> SpooledClips:
-        """Some of the clips, in the order given; nothing is copied."""
-        own = rows if self.chosen is None else self.chosen[rows]
+    def rows(self, rows: NDArray[np.int64]) -> MemmapClips:
+        """Returns some of the clips, in the order of `rows`; no pixels or samples are copied."""
+        chosen = rows if self.chosen is None else self.chosen[rows]
         picked = [int(row) for row in rows]
-        return SpooledClips(
+        return MemmapClips(
             self.clip,
             [self.spans[row] for row in picked],
             [self.ids[row] for row in picked],
             [self.sources[row] for row in picked],
             self.files_R[rows],
-            self.there_RS[rows],
+            self.present_RS[rows],
             self.pixels_RTCHW,
             self.samples_RTN,
             self.skips,
-            own,
+            chosen,
         )
 
 
-def spool_clips(
+@dataclass(frozen=True)
+class _Row:
+    """One clip in the files: the index of its entry, and what it has."""
+
+    number: int
+    span: Span
+    has_video: bool
+    has_audio: bool
+
+
+def decode_to_memmap(
     entries: Sequence[Entry],
     clip: ClipSettings,
     folder: Path,
     *,
     even: int,
-    picture: bool,
-    sound: bool,
+    video: bool,
+    audio: bool,
     workers: int,
     file_seconds: float,
     progress: Progress,
-) -> SpooledClips:
-    """Decodes `even` clips of every entry into files in `folder`; memory holds a piece at a time.
+) -> MemmapClips:
+    """Decodes clips spread evenly over every entry into files in `folder`; memory holds one chunk at a time.
+
+    Args:
+        entries: media files.
+        clip: geometry of a clip.
+        folder: where the files are written; made if missing.
+        even: clips per entry.
+        video, audio: the modalities to decode.
+        workers: decoder processes; 0 takes every core.
+        file_seconds: time limit for one file.
+        progress: advances with every entry.
 
     Raises:
         DataError: the disk is full, or no entry gives a clip.
     """
-    cut = Cut(clip, clip.clip_seconds, picture, sound, file_seconds, even)
-    shapes = {
-        "pixels": (clip.frames, 3, clip.height, clip.width) if picture else (clip.frames, 3, 1, 1),
-        "samples": (clip.frames, clip.window_samples if sound else 1),
-    }
-    rows: list[tuple[int, Span, bool, bool]] = []
-    faults: dict[int, list[MediaError]] = defaultdict(list)
-    done: set[int] = set()
+    spec = SegmentSpec(clip, clip.clip_seconds, video, audio, file_seconds, even)
+    pixels_shape = (clip.frames, 3, clip.height, clip.width) if video else (clip.frames, 3, 1, 1)
+    samples_shape = (clip.frames, clip.window_samples if audio else 1)
+    rows: list[_Row] = []
+    errors: dict[int, list[MediaError]] = defaultdict(list)
+    started: set[int] = set()
     with explain_full_disk(folder, DataError), ExitStack() as files:
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = files.enter_context((folder / "pixels").open("wb"))
-        samples = files.enter_context((folder / "samples").open("wb"))
-        for piece, result in decode_films(entries, cut, workers=workers):
-            if piece.number not in done:
-                done.add(piece.number)
+        pixels_file = files.enter_context((folder / "pixels").open("wb"))
+        samples_file = files.enter_context((folder / "samples").open("wb"))
+        for chunk, result in decode_chunks(entries, spec, workers=workers):
+            if chunk.number not in started:
+                started.add(chunk.number)
                 progress.advance()
             if isinstance(result, MediaError):
-                faults[piece.number].append(result)
+                errors[chunk.number].append(result)
                 continue
-            faults[piece.number] += result.faults
-            for place, span in enumerate(result.spans):
-                seen, heard = result.pixels_UCHW is not None, bool(result.heard_M[place])
-                if not seen and not heard:
-                    continue
-                rows.append((piece.number, span, seen, heard))
-                _write(pixels, _moment(result, place, result.pixels_UCHW), shapes["pixels"], np.uint8)
-                _write(samples, _moment(result, place, result.samples_UN), shapes["samples"], np.int16)
-    skips = _skips(entries, rows, faults)
+            errors[chunk.number] += result.errors
+            for index, span in enumerate(result.spans):
+                row = _Row(chunk.number, span, result.pixels_UCHW is not None, bool(result.audible_M[index]))
+                if row.has_video or row.has_audio:
+                    rows.append(row)
+                    _write(pixels_file, _of_segment(result, index, result.pixels_UCHW), pixels_shape, np.uint8)
+                    _write(samples_file, _of_segment(result, index, result.samples_UN), samples_shape, np.int16)
+    skips = _skips(entries, rows, errors)
     if not rows:
         raise DataError(f"no file gives a clip; {skips.summary}")
-    clips = SpooledClips(
+    clips = MemmapClips(
         clip,
-        [span for _, span, _, _ in rows],
-        # Numbered, for a file may be listed twice, with other labels.
-        [f"{number}/{clip_id(entries[number], span)}" for number, span, _, _ in rows],
-        [entries[number].source for number, _, _, _ in rows],
-        np.array([number for number, _, _, _ in rows], np.int64),
-        np.array([[seen, heard] for _, _, seen, heard in rows], bool),
-        np.memmap(folder / "pixels", np.uint8, "r", shape=(len(rows), *shapes["pixels"])),
-        np.memmap(folder / "samples", np.int16, "r", shape=(len(rows), *shapes["samples"])),
+        [row.span for row in rows],
+        # Numbered, because a file may be listed twice, with different labels.
+        [f"{row.number}/{clip_id(entries[row.number], row.span)}" for row in rows],
+        [entries[row.number].source for row in rows],
+        np.array([row.number for row in rows], np.int64),
+        np.array([[row.has_video, row.has_audio] for row in rows], bool),
+        np.memmap(folder / "pixels", np.uint8, "r", shape=(len(rows), *pixels_shape)),
+        np.memmap(folder / "samples", np.int16, "r", shape=(len(rows), *samples_shape)),
         skips,
     )
-    # The further pieces of long films come when there is room for them; training that goes on needs the same order again.
-    order = sorted(range(len(rows)), key=lambda row: (rows[row][0], rows[row][1].start_seconds))
+    # The remaining chunks of long videos come whenever a decoder is free; a resumed training needs one fixed order.
+    order = sorted(range(len(rows)), key=lambda index: (rows[index].number, rows[index].span.start_seconds))
     return clips.rows(np.array(order))
 
 
-def _moment(piece: DecodedPiece, place: int, values_U: NDArray[Any] | None) -> NDArray[Any] | None:
-    return None if values_U is None else values_U[piece.instants_MT[place]]
+def _of_segment(chunk: DecodedChunk, index: int, values_U: NDArray[Any] | None) -> NDArray[Any] | None:
+    return None if values_U is None else values_U[chunk.instants_MT[index]]
 
 
-def _write(file: Any, values: NDArray[Any] | None, shape: tuple[int, ...], kind: type[Any]) -> None:
-    file.write((np.zeros(shape, kind) if values is None else values.astype(kind, copy=False)).tobytes())
+def _write(file: IO[bytes], values: NDArray[Any] | None, shape: tuple[int, ...], dtype: type[Any]) -> None:
+    file.write((np.zeros(shape, dtype) if values is None else values.astype(dtype, copy=False)).tobytes())
 
 
-def _skips(
-    entries: Sequence[Entry], rows: Iterable[tuple[int, Span, bool, bool]], faults: dict[int, list[MediaError]]
-) -> SkipReport:
-    used = {number for number, _, _, _ in rows}
+def _skips(entries: Sequence[Entry], rows: Iterable[_Row], errors: dict[int, list[MediaError]]) -> SkipReport:
+    used = {row.number for row in rows}
     skips = SkipReport()
     for number, entry in enumerate(entries):
-        found = faults.get(number, [])
+        found = errors.get(number, [])
         if found and number in used:
-            told = f"{found[0].message}; the rest of it is used"
-            skips.add_skip(Skip.of(MediaError(found[0].path, found[0].reason, told)))
+            message = f"{found[0].message}; the rest of it is used"
+            skips.add_skip(Skip.of(MediaError(found[0].path, found[0].reason, message)))
         elif found:
             skips.add_skip(Skip.of(found[0]))
         elif number not in used:
-            skips.add(entry.path, "silent", "nothing in it can be heard, and its sound was asked for")
+            skips.add(entry.path, "silent", "its audio was asked for and is silent throughout")
     return skips

@@ -1,8 +1,8 @@
-"""`cmmixer prepare`: decode every film once, into a clip store.
+"""`cmmixer prepare`: decodes every video once, into a clip store.
 
-Decoder processes open the films; this process writes. What it writes survives a kill at any moment: first a line in the
-journal for each film that gave no clip or only some, then the rows of the films before it in one atomic commit. The
-rows and the journal together say which films are done, and the next run goes on behind them.
+Decoder processes open the videos; this process writes. A kill at any moment loses nothing that was committed: first a line
+in the journal for each video that gave no clip or only some, then the rows of the videos before it, in one atomic commit.
+Rows and journal together say which videos are done, and the next run continues after them.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmmixer.config.base import FILMS_ELSEWHERE, pick, refuse_remote
+from cmmixer.config.base import VIDEOS_ELSEWHERE, pick, refuse_remote
 from cmmixer.config.data import ClusterSettings, PrepareSettings
-from cmmixer.data.clip_encoding import FilmRows, decode_film, too_quiet
+from cmmixer.config.fields import accepts_settings
+from cmmixer.data.clip_encoding import EncodedMedia, encode_entry
 from cmmixer.data.manifest import Entry, Listing, distinct, read_layout, readable
+from cmmixer.data.segments import is_silent, training_spec
 from cmmixer.data.skips import Journal, Skip, SkipReport
-from cmmixer.data.store import CARD, JOURNAL, OWN_FILES, ClipStore, StoreCard
+from cmmixer.data.store import JOURNAL, METADATA, OWN_FILES, ClipStore, StoreMetadata
 from cmmixer.data.store_writer import StoreWriter
 from cmmixer.errors import DataError, MediaError, StoreError
-from cmmixer.media.sandbox import map_isolated
+from cmmixer.media.sandbox import map_sandboxed
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.ray_cluster import Cluster, connected
 from cmmixer.storage.files import LOCK, explain_full_disk
-from cmmixer.storage.folder import Folder, Held, absolute_place, open_folder
+from cmmixer.storage.folder import Folder, WriteLock, absolute_location, open_folder
 from cmmixer.version import __version__
 
 # A commit costs a file and some milliseconds; a kill costs what was decoded since the last one.
@@ -35,29 +37,29 @@ COMMIT_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` did.
+    """Result of `prepare`.
 
     Attributes:
         store: the folder.
-        films: films and stretches of films in the data.
-        clips: clips in the store.
-        clips_before: clips that were there already.
-        skips: what was left out, of this run and those before.
-        seconds: how long this run took.
+        videos: number of videos, and stretches of videos, in the data.
+        clips: number of clips in the store.
+        clips_before: how many of them were there before this run.
+        skips: files left out by this run and those before.
+        seconds: duration of this run.
     """
 
     store: str
-    films: int
+    videos: int
     clips: int
     clips_before: int
     skips: SkipReport
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
+        """Returns the report as plain JSON values."""
         return {
             "store": self.store,
-            "films": self.films,
+            "videos": self.videos,
             "clips": self.clips,
             "clips_before": self.clips_before,
             "skipped": self.skips.total,
@@ -66,157 +68,157 @@ class PrepareReport:
         }
 
     def render(self) -> str:
-        """One line for people."""
-        return f"{self.store}: {self.clips} clips of {self.films} films; {self.skips.summary}"
+        """Returns the report as one line."""
+        return f"{self.store}: {self.clips} clips of {self.videos} videos; {self.skips.summary}"
 
 
+@accepts_settings(PrepareSettings)
 def prepare(settings: PrepareSettings, progress: Progress | None = None) -> PrepareReport:
-    """Decodes films into a clip store; run again, it goes on where it was stopped.
+    """Decodes videos into a clip store. Called again with the same settings, it resumes where it stopped.
 
     Args:
         settings: see `PrepareSettings`.
-        progress: told about every film.
+        progress: advances with every video.
 
     Raises:
-        DataError: no films there, or none that gives a clip (the store's report lists why).
-        StoreError: the folder holds something else, a store made with other settings, another `prepare` writes to it,
-            or the disk is full; what was committed stays valid.
-        SettingsError: a Ray cluster that does not answer.
-        InputError: object storage that does not answer or refuses.
+        DataError: there are no videos, or none of them gives a clip (the store's report lists why).
+        StoreError: the folder holds something else or a store made with other settings, another `prepare` writes to it, or
+            the disk is full. What was committed stays valid.
+        SettingsError: the Ray cluster does not answer.
+        InputError: object storage does not answer or refuses access.
     """
     started = time.monotonic()
-    card = _card(settings)
-    refuse_remote("data", settings.data, FILMS_ELSEWHERE)
+    metadata = _metadata(settings)
+    refuse_remote("data", settings.data, VIDEOS_ELSEWHERE)
     layout = read_layout(settings.data, settings.split)
     folder = open_folder(settings.out)
     busy = StoreError(f"{folder}: another `prepare` is writing to it; wait for it or choose another folder")
     with explain_full_disk(folder, StoreError), connected(pick(ClusterSettings, settings)) as cluster:
-        _make(folder)
-        with folder.held(LOCK, busy) as held:
-            _enter(folder, card, overwrite=settings.overwrite)
-            run = _Run(folder, held, settings, card)
+        _make_folder(folder)
+        with folder.lock(LOCK, busy) as lock:
+            _start_or_resume(folder, metadata, overwrite=settings.overwrite)
+            run = _Run(folder, lock, settings, metadata)
             before = len(run.ids)
             run.decode(layout.entries, cluster, progress or NoProgress())
             skips = run.finish(layout)
     if len(run.ids) == 0:
-        raise DataError(f"{settings.data}: no film gives a clip; {skips.summary}; see {folder.child('skipped.txt')}")
+        raise DataError(f"{settings.data}: no video gives a clip; {skips.summary}; see {folder.child('skipped.txt')}")
     return PrepareReport(str(folder), len(layout.entries), len(run.ids), before, skips, time.monotonic() - started)
 
 
 class _Run:
-    """One run of `prepare` on a folder that is its own."""
+    """One run of `prepare`, on a locked folder."""
 
-    def __init__(self, folder: Folder, held: Held, settings: PrepareSettings, card: StoreCard) -> None:
-        self.folder, self.settings, self.card = folder, settings, card
-        self.writer = StoreWriter(folder, held)
+    def __init__(self, folder: Folder, lock: WriteLock, settings: PrepareSettings, metadata: StoreMetadata) -> None:
+        self.folder, self.settings, self.metadata = folder, settings, metadata
+        self.writer = StoreWriter(folder, lock)
         self.journal = Journal(folder, JOURNAL)
-        films = self.writer.films()
-        self.stored = set(films)
-        self.known = {fingerprint: path for path, fingerprint in films.values()}
+        videos = self.writer.videos()
+        self.stored = set(videos)
+        self.path_of_fingerprint = {fingerprint: path for path, fingerprint in videos.values()}
         self.ids = set(ClipStore.open(folder).ids)
-        self._committed = time.monotonic()
+        self._commit_seconds = time.monotonic()
 
     def decode(self, entries: list[Entry], cluster: Cluster | None, progress: Progress) -> None:
-        """Decodes the films that are not done yet and commits their rows."""
-        todo = [entry for entry in distinct(entries)[0] if not self._done(entry)]
-        progress.start(len(entries), "decoding films")
+        """Decodes the videos that are not done yet and commits their rows."""
+        todo = [entry for entry in distinct(entries)[0] if not self._is_done(entry)]
+        progress.start(len(entries), "decoding videos")
         progress.advance(len(entries) - len(todo))
         settings = self.settings
         function = partial(
-            decode_film,
-            clip=self.card.clip,
-            stride_seconds=self.card.stride_seconds,
-            jpeg_quality=self.card.jpeg_quality,
-            file_seconds=settings.file_seconds,
+            encode_entry,
+            spec=training_spec(self.metadata.clip, self.metadata.stride_seconds, settings.file_seconds),
+            jpeg_quality=self.metadata.jpeg_quality,
         )
         if cluster is not None:
             self._decode_on_ray(cluster, function, todo, progress)
             return
-        results = map_isolated(function, todo, workers=settings.workers, seconds_each=settings.file_seconds)
+        results = map_sandboxed(function, todo, workers=settings.workers, seconds_each=settings.file_seconds)
         for entry, result in results:
-            film = self._accept(entry, result)
-            if film is not None:
-                self.writer.add(entry, film, self.card.clip.sample_rate_hz)
-            self._tell(1, progress)
+            video = self._accept(entry, result)
+            if video is not None:
+                self.writer.add(entry, video, self.metadata.clip.sample_rate_hz)
+            self._advance(1, progress)
         self._commit()
 
     def finish(self, layout: Listing) -> SkipReport:
-        """Writes the report and declares the store complete."""
-        told = [skip for key, skip in self.journal.skips.items() if skip.clips_used > 0 or key not in self.stored]
-        skips = SkipReport([*told, *distinct(layout.entries)[1], *layout.ignored])
+        """Writes the report and marks the store as complete."""
+        failed = [skip for key, skip in self.journal.skips.items() if skip.clips_used > 0 or key not in self.stored]
+        skips = SkipReport([*failed, *distinct(layout.entries)[1], *layout.ignored])
         skips.write(self.folder)
         self.writer.tidy()
-        replace(self.card, complete=True).write(self.folder)
+        replace(self.metadata, complete=True).write(self.folder)
         return skips
 
     def _decode_on_ray(
-        self, cluster: Cluster, function: partial[FilmRows], todo: list[Entry], progress: Progress
+        self, cluster: Cluster, function: partial[EncodedMedia], todo: list[Entry], progress: Progress
     ) -> None:
-        """The same, by actors that write the rows themselves; what they wrote counts once it is committed here."""
+        """Decodes on a cluster, whose actors write the rows themselves; they count once they are committed here."""
         from cmmixer.data.prepare_ray import PartDecoder, decode_on_ray
 
         settings = self.settings
         decoder = PartDecoder(
-            absolute_place(self.folder),
+            absolute_location(self.folder),
             function,
-            self.card.clip.sample_rate_hz,
+            self.metadata.clip.sample_rate_hz,
             settings.silence_dbfs,
             settings.workers or settings.ray_cpus,
             settings.file_seconds,
         )
         for part in decode_on_ray(todo, decoder, cluster):
-            films = [(entry, self._accept(entry, result)) for entry, result in part.films]
-            kept = {(entry.key, clip.id) for entry, film in films if film is not None for clip in film.clips}
-            self.writer.add_part(part.written, kept)
-            self._tell(len(films), progress)
+            videos = [(entry, self._accept(entry, result)) for entry, result in part.videos]
+            accepted = {(entry.key, clip.id) for entry, video in videos if video is not None for clip in video.clips}
+            self.writer.add_part(part.written, accepted)
+            self._advance(len(videos), progress)
         self._commit()
 
-    def _tell(self, films: int, progress: Progress) -> None:
-        waited = time.monotonic() - self._committed
+    def _advance(self, videos: int, progress: Progress) -> None:
+        waited = time.monotonic() - self._commit_seconds
         if waited > COMMIT_SECONDS or self.writer.pending_bytes > COMMIT_BYTES:
             self._commit()
-        progress.advance(films)
+        progress.advance(videos)
         progress.message(f"{len(self.ids)} clips, {len(self.journal.skips)} left out")
 
-    def _done(self, entry: Entry) -> bool:
+    def _is_done(self, entry: Entry) -> bool:
         return entry.key in self.stored or self.journal.settles(entry.key)
 
-    def _accept(self, entry: Entry, result: FilmRows | MediaError) -> FilmRows | None:
-        """What of a film goes into the store; what does not is noted in the journal."""
-        if isinstance(result, FilmRows):  # stretches of one film may overlap in a whole clip
+    def _accept(self, entry: Entry, result: EncodedMedia | MediaError) -> EncodedMedia | None:
+        """Returns the part of a video that goes into the store; whatever does not is noted in the journal."""
+        if isinstance(result, EncodedMedia):  # stretches of one video may share a clip
             result = replace(result, clips=[clip for clip in result.clips if clip.id not in self.ids])
-        problem = result if isinstance(result, MediaError) else self._problem(entry, result)
-        if problem is not None:
-            self.journal.add(entry.key, Skip.of(problem))
+        error = result if isinstance(result, MediaError) else self._rejection(entry, result)
+        if error is not None:
+            self.journal.add(entry.key, Skip.of(error))
             return None
-        assert isinstance(result, FilmRows)
+        assert isinstance(result, EncodedMedia)
         if result.failure is not None:
             self.journal.add(entry.key, Skip.of(result.failure, clips_used=len(result.clips)))
-        self.known[result.fingerprint] = readable(entry.path)
+        self.path_of_fingerprint[result.fingerprint] = readable(entry.path)
         self.stored.add(entry.key)
         self.ids.update(clip.id for clip in result.clips)
         return result
 
-    def _problem(self, entry: Entry, film: FilmRows) -> MediaError | None:
-        """What is wrong with a film that could be decoded."""
-        if too_quiet(film, self.settings.silence_dbfs):
-            got = f"its loudest window has {film.loudest_dbfs:.0f} dBFS, below {self.settings.silence_dbfs:g} dBFS"
-            return MediaError(entry.path, "silent", got)
-        if not film.clips:
+    def _rejection(self, entry: Entry, video: EncodedMedia) -> MediaError | None:
+        """Returns why a video that could be decoded is left out, if it is."""
+        if is_silent(video.loudest_dbfs, self.settings.silence_dbfs):
+            message = f"its loudest window has {video.loudest_dbfs:.0f} dBFS, below {self.settings.silence_dbfs:g} dBFS"
+            return MediaError(entry.path, "silent", message)
+        if not video.clips:
             return MediaError(entry.path, "duplicate", "all its clips are in the store as part of another stretch")
-        if film.fingerprint in self.known:
-            return MediaError(entry.path, "duplicate", f"the same pictures and sound as {self.known[film.fingerprint]}")
+        if video.fingerprint in self.path_of_fingerprint:
+            first = self.path_of_fingerprint[video.fingerprint]
+            return MediaError(entry.path, "duplicate", f"the same frames and audio as {first}")
         return None
 
     def _commit(self) -> None:
         self.journal.commit()
         self.writer.commit()
-        self._committed = time.monotonic()
+        self._commit_seconds = time.monotonic()
 
 
-def _card(settings: PrepareSettings) -> StoreCard:
+def _metadata(settings: PrepareSettings) -> StoreMetadata:
     clip = settings.clip_settings(settings.preset)
-    return StoreCard(
+    return StoreMetadata(
         clip=clip,
         data=readable(Path(settings.data).resolve()),
         split=settings.split,
@@ -228,31 +230,35 @@ def _card(settings: PrepareSettings) -> StoreCard:
     )
 
 
-def _make(folder: Folder) -> None:
+def _make_folder(folder: Folder) -> None:
     try:
         folder.make()
-    except (FileExistsError, NotADirectoryError) as fault:
-        raise StoreError(f"{folder}: is a file; a clip store is a folder") from fault
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreError(f"{folder}: is a file; a clip store is a folder") from error
 
 
-def _enter(folder: Folder, card: StoreCard, *, overwrite: bool) -> None:
-    """Makes `folder` a store with this card, new or continued.
+def _start_or_resume(folder: Folder, metadata: StoreMetadata, *, overwrite: bool) -> None:
+    """Makes `folder` a store with this metadata, or continues the one that it holds.
 
     Raises:
         StoreError: it holds something else, or a store made with other settings.
     """
     foreign = [name for name in folder.names() if name not in OWN_FILES]
     if foreign:
-        raise StoreError(f"{folder}: holds {foreign[0]!r}, which is not of a clip store; choose an empty folder")
+        raise StoreError(
+            f"{folder}: holds {foreign[0]!r}, which does not belong to a clip store; choose an empty folder"
+        )
     if overwrite:
-        # The card goes first: a store that is half removed must not look like one.
-        folder.remove(CARD)
-    if folder.has(CARD):
-        differing = StoreCard.read(folder).differences(card)
+        # The metadata go first: a store that is half removed must not look like one.
+        folder.remove(METADATA)
+    if folder.has(METADATA):
+        differing = StoreMetadata.read(folder).differences(metadata)
         if differing:
-            told = "; ".join(differing)
-            raise StoreError(f"{folder}: holds a store made differently: {told}; choose another folder or --overwrite")
+            message = "; ".join(differing)
+            raise StoreError(
+                f"{folder}: holds a store made differently: {message}; choose another folder or --overwrite"
+            )
     else:
         for name in set(OWN_FILES) - {LOCK}:
             folder.remove(name)
-    card.write(folder)
+    metadata.write(folder)

@@ -1,4 +1,4 @@
-"""`cmmixer prepare` on a Ray cluster: actors decode films and write their rows beside the table; this process commits."""
+"""`cmmixer prepare` on a Ray cluster: actors decode videos and write rows beside the table; the caller commits them."""
 
 from __future__ import annotations
 
@@ -6,48 +6,49 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from cmmixer.data.clip_encoding import FilmRows, too_quiet
+from cmmixer.data.clip_encoding import EncodedMedia
 from cmmixer.data.manifest import Entry, absolute
+from cmmixer.data.segments import is_silent
 from cmmixer.data.store_writer import WrittenPart, rows_of, write_part
 from cmmixer.errors import MediaError
-from cmmixer.media.sandbox import IsolatedPool, map_isolated
+from cmmixer.media.sandbox import SandboxPool, map_sandboxed
 from cmmixer.ray_cluster import Cluster
 from cmmixer.storage.folder import Folder, open_folder
 
-# At most: what a lost actor costs.
-FILMS_PER_PART = 16
-# Rows an actor holds before it writes a file.
+# At most this many videos are decoded again when an actor is lost.
+VIDEOS_PER_PART = 16
+# An actor writes a file once its rows hold this much.
 _FILE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class DecodedPart:
-    """What an actor tells about its films.
+    """What an actor reports about its part of the videos.
 
     Attributes:
-        films: in the order of the part; clips without their pictures and sound, which are written.
+        videos: in the order of the part. Their clips come without frames and audio, which are written already.
         written: their rows.
     """
 
-    films: list[tuple[Entry, FilmRows | MediaError]]
+    videos: list[tuple[Entry, EncodedMedia | MediaError]]
     written: WrittenPart
 
 
 @dataclass(frozen=True)
 class PartDecoder:
-    """How an actor decodes; pickled, so it says where the store is, not more.
+    """How an actor decodes. It is pickled, so it only names the store.
 
     Attributes:
-        place: the store.
-        function: Entry -> FilmRows, the local path's.
-        sample_rate_hz: of the sound windows.
-        silence_dbfs: films below it are not written.
-        workers: decoder processes of an actor.
-        file_seconds: longest time spent on one film.
+        store: location of the store.
+        function: encodes an entry, as on a single machine.
+        sample_rate_hz: of the audio windows.
+        silence_dbfs: videos below it are not written.
+        workers: decoder processes per actor.
+        file_seconds: time limit for one video.
     """
 
-    place: str
-    function: Callable[[Entry], FilmRows]
+    store: str
+    function: Callable[[Entry], EncodedMedia]
     sample_rate_hz: int
     silence_dbfs: float
     workers: int
@@ -55,25 +56,25 @@ class PartDecoder:
 
     def __call__(self) -> Callable[[Sequence[Entry]], DecodedPart]:
         """Starts the decoder processes; called in the actor."""
-        return partial(self._decode, IsolatedPool(self.function, workers=self.workers), open_folder(self.place))
+        return partial(self._decode, SandboxPool(self.function, workers=self.workers), open_folder(self.store))
 
-    def _decode(self, pool: IsolatedPool, folder: Folder, entries: Sequence[Entry]) -> DecodedPart:
-        films: list[tuple[Entry, FilmRows | MediaError]] = []
+    def _decode(self, pool: SandboxPool, folder: Folder, entries: Sequence[Entry]) -> DecodedPart:
+        videos: list[tuple[Entry, EncodedMedia | MediaError]] = []
         written = WrittenPart([], [])
         rows, size = [], 0
-        for entry, film in map_isolated(self.function, entries, seconds_each=self.file_seconds, pool=pool):
-            if isinstance(film, FilmRows):
-                if not too_quiet(film, self.silence_dbfs):
-                    rows += rows_of(entry, film, self.sample_rate_hz)
-                    size += film.bytes
-                film = replace(film, clips=[replace(clip, jpegs=[], windows=b"") for clip in film.clips])
-            films.append((entry, film))
+        for entry, video in map_sandboxed(self.function, entries, seconds_each=self.file_seconds, pool=pool):
+            if isinstance(video, EncodedMedia):
+                if not is_silent(video.loudest_dbfs, self.silence_dbfs):
+                    rows += rows_of(entry, video, self.sample_rate_hz)
+                    size += video.bytes
+                video = replace(video, clips=[replace(clip, jpegs=[], windows=b"") for clip in video.clips])
+            videos.append((entry, video))
             if size > _FILE_BYTES:
                 written += write_part(folder, rows)
                 rows, size = [], 0
-        return DecodedPart(films, written + write_part(folder, rows))
+        return DecodedPart(videos, written + write_part(folder, rows))
 
 
 def decode_on_ray(entries: Sequence[Entry], decoder: PartDecoder, cluster: Cluster) -> Iterator[DecodedPart]:
-    """Decodes films on a cluster, in parts, in their order."""
-    return cluster.map(decoder, cluster.parts([absolute(entry) for entry in entries], FILMS_PER_PART))
+    """Decodes videos on a cluster; yields them in parts, in their order."""
+    return cluster.map(decoder, cluster.parts([absolute(entry) for entry in entries], VIDEOS_PER_PART))

@@ -1,10 +1,10 @@
-"""Shared memory in which workers lay down their batches, used again and again.
+"""Buffers in shared memory in which loader workers assemble batches; each is used again and again.
 
-A batch that travels in memory of its own costs more than its pictures cost to decode: every page of it is asked of the system
-anew, in the worker and here. Slots are laid out once. The main process says with each order which slot to fill, hands its
-batch out without a copy, and gives the slot out again when the last tensor that looks into it is gone.
+A batch in newly allocated memory costs more than decoding its frames: the system must supply every page of it, in the
+worker and again in the main process. So buffers are allocated once. The main process names a free buffer with each request,
+hands out the batch without a copy, and takes the buffer back when the last tensor that views it is gone.
 
-Letters: B clips of a batch, T frames, C = 3 colours, H x W pixels, N samples of a sound window.
+Letters: B clips of a batch, T frames, C = 3 colour channels, H x W pixels, N samples of an audio window.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ from cmmixer.config.clip import ClipSettings
 from cmmixer.errors import SettingsError
 from cmmixer.types import Batch
 
-_SHARED = "/dev/shm"
+_SHARED_MEMORY = "/dev/shm"
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class Filled:
-    """A batch that lies in a slot of the process which gave the order; what travels is this.
+class SharedBatch:
+    """A batch in a buffer of a pool: what a worker sends back instead of the data.
 
     Attributes:
-        pool, slot: where it lies.
+        pool: number of the pool.
+        buffer: index of the buffer.
         ids, labels: of its clips.
     """
 
     pool: int
-    slot: int
+    buffer: int
     ids: list[str]
     labels: list[str | None]
 
     def batch(self) -> Batch:
-        """The batch, looking into the slot."""
+        """Returns the batch as views of the buffer; called in the process that made the pool."""
         return _POOLS[self.pool].batch(self)
 
     def pin_memory(self) -> Batch:
@@ -50,91 +52,97 @@ class Filled:
         return self.batch().pin_memory()
 
 
-class Slots:
-    """Room for so many batches of one geometry.
+class SharedBatchPool:
+    """Buffers for batches of one geometry.
 
     Args:
         clip: geometry of the clips.
         batch_size: B.
-        count: batches that are under way at once.
-        told: what to say of them where they do not fit.
+        count: number of buffers.
+        option: the command's option that sets their number; named in the error.
 
     Raises:
-        SettingsError: the system has less shared memory than they take.
+        SettingsError: the system has less free shared memory than the buffers take.
     """
 
-    def __init__(self, clip: ClipSettings, batch_size: int, count: int, told: str = "--num_workers") -> None:
-        self.number = next(_NUMBERS)
+    def __init__(self, clip: ClipSettings, batch_size: int, count: int, option: str = "--num_workers") -> None:
+        self.number = next(_POOL_NUMBERS)
         self.video_shape = (batch_size, clip.frames, 3, clip.height, clip.width)
         self.audio_shape = (batch_size, clip.frames, clip.window_samples)
         self._video_bytes = int(np.prod(self.video_shape))
-        self._audio_begins = -(-self._video_bytes // 64) * 64
-        self.slot_bytes = -(-(self._audio_begins + 2 * int(np.prod(self.audio_shape))) // 64) * 64
-        _refuse_too_little(count * self.slot_bytes, told)
-        self.memory = torch.empty((count, self.slot_bytes), dtype=torch.uint8)
+        self._audio_start = _aligned(self._video_bytes)
+        self._audio_end = self._audio_start + 2 * int(np.prod(self.audio_shape))
+        self.buffer_bytes = _aligned(self._audio_end)
+        _check_shared_memory(count * self.buffer_bytes, option)
+        self.memory = torch.empty((count, self.buffer_bytes), dtype=torch.uint8)
         self.memory.share_memory_()  # type: ignore[no-untyped-call]
         self._free = list(range(count))
-        self._held: set[int] = set()
+        self._viewed: set[int] = set()
         _POOLS[self.number] = self
 
-    def begin(self) -> None:
-        """All slots but those that somebody still looks into are free: an epoch that was left may have orders under way."""
-        self._free = [slot for slot in range(len(self.memory)) if slot not in self._held]
+    def reclaim(self) -> None:
+        """Frees all buffers that no tensor views. Requests of an epoch that was left early are dropped with this."""
+        self._free = [buffer for buffer in range(len(self.memory)) if buffer not in self._viewed]
 
-    def take(self) -> int | None:
-        """A free slot, if there is one; a batch without one travels by itself."""
+    def acquire(self) -> int | None:
+        """Returns a free buffer, or None; a batch without a buffer travels in memory of its own."""
         return self._free.pop() if self._free else None
 
-    def arrays(self, slot: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-        """The slot's memory as video uint8 [B, T, C, H, W] and audio int16 [B, T, N]."""
-        flat: NDArray[np.uint8] = self.memory[slot].numpy()
-        video = flat[: self._video_bytes].reshape(self.video_shape)
-        audio_end = self._audio_begins + 2 * int(np.prod(self.audio_shape))
-        return video, flat[self._audio_begins : audio_end].view(np.int16).reshape(self.audio_shape)
+    def arrays(self, buffer: int) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+        """Returns a buffer's memory as video uint8 [B, T, C, H, W] and audio int16 [B, T, N]."""
+        memory: NDArray[np.uint8] = self.memory[buffer].numpy()
+        video = memory[: self._video_bytes].reshape(self.video_shape)
+        audio = memory[self._audio_start : self._audio_end].view(np.int16).reshape(self.audio_shape)
+        return video, audio
 
-    def batch(self, filled: Filled) -> Batch:
-        """The batch in a slot; the slot is free again when its tensors, and all that share their memory, are gone."""
-        count, slot = len(filled.ids), filled.slot
-        self._held.add(slot)
-        video, audio = self.arrays(slot)
-        looking: set[str] = set()
+    def batch(self, shared: SharedBatch) -> Batch:
+        """Returns the batch in a buffer. The buffer is free again when its tensors, and all views of them, are gone."""
+        count, buffer = len(shared.ids), shared.buffer
+        self._viewed.add(buffer)
+        video, audio = self.arrays(buffer)
+        views: set[str] = set()
         return Batch(
-            filled.ids,
-            filled.labels,
-            self._watched(video[:count], slot, looking, "video"),
-            self._watched(audio[:count], slot, looking, "audio"),
+            shared.ids,
+            shared.labels,
+            self._tracked(video[:count], buffer, views, "video"),
+            self._tracked(audio[:count], buffer, views, "audio"),
         )
 
-    def _watched(self, part: NDArray[Any], slot: int, looking: set[str], name: str) -> Tensor:
-        """A part of a slot as a tensor that says when it is gone: torch holds the array, whatever views are taken."""
-        looking.add(name)
-        weakref.finalize(part, self._let_go, slot, looking, name).atexit = False
-        return torch.from_numpy(part)
+    def _tracked(self, array: NDArray[Any], buffer: int, views: set[str], name: str) -> Tensor:
+        """Returns the array as a tensor that reports when it is gone: torch holds the array as long as any view exists."""
+        views.add(name)
+        weakref.finalize(array, self._release, buffer, views, name).atexit = False
+        return torch.from_numpy(array)
 
-    def _let_go(self, slot: int, looking: set[str], name: str) -> None:
-        looking.discard(name)
-        if not looking:
-            self._held.discard(slot)
-            self._free.append(slot)
+    def _release(self, buffer: int, views: set[str], name: str) -> None:
+        views.discard(name)
+        if not views:
+            self._viewed.discard(buffer)
+            self._free.append(buffer)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker fills slots and gives none out.
-        return {**self.__dict__, "_free": [], "_held": set()}
+        # A worker fills buffers; only the main process hands them out.
+        return {**self.__dict__, "_free": [], "_viewed": set()}
 
 
-def _refuse_too_little(needed: int, told: str) -> None:
-    """Beyond its end shared memory kills whoever writes to it."""
-    if not os.path.isdir(_SHARED):
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _check_shared_memory(needed: int, option: str) -> None:
+    """Refuses what does not fit: a process that writes beyond the end of shared memory is killed."""
+    if not os.path.isdir(_SHARED_MEMORY):
         return
-    there = os.statvfs(_SHARED)
-    free = there.f_bavail * there.f_frsize
+    status = os.statvfs(_SHARED_MEMORY)
+    free = status.f_bavail * status.f_frsize
     if needed > free:
         raise SettingsError(
-            f"{told}: the batches under way need {needed / 1e6:.1f} MB of shared memory, {_SHARED} has {free / 1e6:.1f} MB free; "
-            f"give fewer workers, a smaller --batch_size or a larger {_SHARED} (docker run --shm-size)"
+            f"{option}: the batches under way need {needed / 1e6:.1f} MB of shared memory, {_SHARED_MEMORY} has "
+            f"{free / 1e6:.1f} MB free; give fewer workers, a smaller --batch_size or a larger {_SHARED_MEMORY} "
+            "(docker run --shm-size)"
         )
 
 
-_NUMBERS = itertools.count()
-# By number, since what comes back from a worker can only name it.
-_POOLS: weakref.WeakValueDictionary[int, Slots] = weakref.WeakValueDictionary()
+_POOL_NUMBERS = itertools.count()
+# A batch that comes back from a worker can only name its pool.
+_POOLS: weakref.WeakValueDictionary[int, SharedBatchPool] = weakref.WeakValueDictionary()

@@ -1,7 +1,4 @@
-"""Which files were left out, and why: counted, readable by people and by machines.
-
-Films that gave nothing, or only a part: a text file beside a table, which grows by whole lines.
-"""
+"""Files that were left out, and why: a report for people and programs, and a journal that survives a kill."""
 
 from __future__ import annotations
 
@@ -13,16 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cmmixer.errors import MediaError
-from cmmixer.storage.folder import Folder, Place, open_folder
+from cmmixer.storage.folder import Folder, Location, open_folder
 
-WORDS = {
-    "missing": "not there",
+# How a report describes each reason of `MediaError.REASONS`.
+DESCRIPTIONS = {
+    "missing": "missing",
     "not-a-file": "not a file",
-    "not-media": "not films or sounds by their ending",
+    "not-media": "neither video nor audio by their ending",
     "empty": "empty",
     "unreadable": "unreadable or damaged",
-    "no-picture": "without picture",
-    "no-sound": "without sound",
+    "no-video": "without video",
+    "no-audio": "without audio",
     "silent": "silent",
     "too-short": "too short",
     "duplicate": "duplicate",
@@ -36,10 +34,10 @@ class Skip:
     """One file that was left out.
 
     Attributes:
-        path: the file, as text that any file can hold.
+        path: the file; bytes of its name that are not UTF-8 are written in hexadecimal.
         reason: one of `MediaError.REASONS`.
-        message: what was got and expected, one line.
-        clips_used: clips of it that were used before it failed; 0 where all of it was left out.
+        message: what was found and what was expected, in one line.
+        clips_used: how many of its clips are used all the same; 0 if the whole file was left out.
     """
 
     path: str
@@ -49,6 +47,7 @@ class Skip:
 
     @classmethod
     def of(cls, error: MediaError, *, clips_used: int = 0) -> Skip:
+        """Returns the entry of the report for an error."""
         return cls(os.fsencode(error.path).decode("utf-8", "backslashreplace"), error.reason, error.message, clips_used)
 
 
@@ -59,14 +58,16 @@ class SkipReport:
         self._skips = list(skips)
 
     def add(self, path: str | Path, reason: str, message: str, *, clips_used: int = 0) -> None:
+        """Adds a file; the arguments are those of `Skip`."""
         self.add_skip(Skip.of(MediaError(path, reason, message), clips_used=clips_used))
 
     def add_skip(self, skip: Skip) -> None:
+        """Adds a file."""
         self._skips.append(skip)
 
     @property
     def total(self) -> int:
-        """How many files were left out."""
+        """Number of files that were left out."""
         return len(self._skips)
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ class SkipReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many files for each reason, most frequent first."""
+        """Number of files by reason, the most frequent first."""
         return dict(Counter(skip.reason for skip in self._skips).most_common())
 
     @property
@@ -85,47 +86,52 @@ class SkipReport:
         """One line, e.g. "5 files left out: 3 silent, 2 too short"."""
         if not self._skips:
             return "no file left out"
-        told = ", ".join(f"{count} {WORDS[reason]}" for reason, count in self.counts.items())
-        return f"{len(self)} {'file' if len(self) == 1 else 'files'} left out: {told}"
+        counts = ", ".join(f"{count} {DESCRIPTIONS[reason]}" for reason, count in self.counts.items())
+        return f"{len(self)} {'file' if len(self) == 1 else 'files'} left out: {counts}"
 
     @classmethod
-    def read(cls, place: Place) -> SkipReport:
-        """The report that `write` left in a folder; an empty one where there is none."""
+    def read(cls, place: Location) -> SkipReport:
+        """Reads the report of a folder; an empty one if there is none."""
         try:
             text = open_folder(place).read_text("skipped.json")
         except FileNotFoundError:
             return cls()
         return cls(Skip(**values) for values in json.loads(text)["files"])
 
-    def write(self, place: Place) -> None:
-        """Writes `skipped.json` for machines and `skipped.txt` for people; each file appears whole or not at all."""
-        card = {"counts": self.counts, "files": [asdict(skip) for skip in self._skips]}
+    def write(self, place: Location) -> None:
+        """Writes `skipped.json` for programs and `skipped.txt` for people; each file appears whole or not at all."""
+        values = {"counts": self.counts, "files": [asdict(skip) for skip in self._skips]}
         folder = open_folder(place)
-        folder.write_text("skipped.json", json.dumps(card, indent=1))
+        folder.write_text("skipped.json", json.dumps(values, indent=1))
         folder.write_text("skipped.txt", self.text())
 
     def text(self) -> str:
+        """Returns the report as text, grouped by reason."""
         lines = [self.summary, ""]
         for reason in self.counts:
-            lines.append(f"{WORDS[reason]}:")
-            lines += [f"  {skip.path}: {_told(skip)}" for skip in self._skips if skip.reason == reason]
+            lines.append(f"{DESCRIPTIONS[reason]}:")
+            lines += [f"  {skip.path}: {_described(skip)}" for skip in self._skips if skip.reason == reason]
             lines.append("")
         return "\n".join(lines)
 
 
-def _told(skip: Skip) -> str:
-    return skip.message if skip.clips_used == 0 else f"{skip.message} (its first {skip.clips_used} clips are used)"
+def _described(skip: Skip) -> str:
+    return skip.message if skip.clips_used == 0 else f"{skip.message} ({skip.clips_used} of its clips are used)"
 
 
-# What stood in the way may be gone when the command is run again.
-TRY_AGAIN = ("missing", "time-limit", "crashed")
+# Files left out for these reasons are tried again in the next run: the cause may be gone by then.
+RETRIED_REASONS = ("missing", "time-limit", "crashed")
 
 
 class Journal:
-    """The films of a job that were left out, wholly or in part, through all its runs.
+    """Videos of a job that were left out, wholly or in part, over all its runs: a text file that grows by whole lines.
+
+    Args:
+        folder: where the file lies.
+        name: its name.
 
     Attributes:
-        skips: by the entry's key, in the order they were met.
+        skips: by entry key, in the order they were added.
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
@@ -137,17 +143,17 @@ class Journal:
             self.skips[values["entry"]] = Skip(**values["skip"])
 
     def add(self, key: str, skip: Skip) -> None:
-        """Notes a film; `commit` writes it down."""
+        """Adds a video, or replaces its entry; `commit` writes it."""
         self.skips.pop(key, None)
         self.skips[key] = skip
         self._pending.append(json.dumps({"entry": key, "skip": asdict(skip)}) + "\n")
 
     def commit(self) -> None:
-        """Writes down what was noted."""
+        """Appends everything added since the last commit to the file."""
         self._folder.append_lines(self._name, self._pending)
         self._pending = []
 
     def settles(self, key: str) -> bool:
-        """Whether a film gave nothing and would give nothing again."""
+        """Whether a video gave nothing, for a reason that does not pass."""
         skip = self.skips.get(key)
-        return skip is not None and skip.clips_used == 0 and skip.reason not in TRY_AGAIN
+        return skip is not None and skip.clips_used == 0 and skip.reason not in RETRIED_REASONS

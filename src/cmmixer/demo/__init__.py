@@ -1,1 +1,1 @@
-"""The quickstart: synthetic videos or a folder of the user's, trained, evaluated, indexed, and reported on one page."""
+"""The quickstart: trains, evaluates, indexes and reports on synthetic videos or the user's own, in one command."""

@@ -1,4 +1,4 @@
-"""How long a long job took, over all the goes it needed."""
+"""Adds up the time of a job over several attempts, in a file, so that a resumed job knows its total."""
 
 from __future__ import annotations
 
@@ -13,70 +13,70 @@ from typing import Any, Self
 from cmmixer.storage.files import write_atomically
 
 
-class Goes:
-    """Minutes of a job's steps in a file that a later call of the same job adds to.
+class Stopwatch:
+    """Minutes of the steps of a job, kept in a file. The next attempt at the same job adds to them.
 
     Attributes:
-        minutes: of each step, over all goes.
-        count: goes so far, this one included.
-        killed: how many of them were killed, so that the step they were in lacks their minutes.
+        minutes: of each step, over all attempts.
+        attempts: including this one.
+        killed: how many attempts were killed; the minutes of the step they were in are lost.
     """
 
     def __init__(self, file: Path) -> None:
-        """Begins a go.
+        """Starts an attempt.
 
         Args:
-            file: where the minutes stand; made if it is not there, begun anew if it cannot be read.
+            file: with the minutes so far; starts from zero if it does not exist or cannot be read.
         """
         self._file = file
         self.minutes: dict[str, float] = {}
-        self.count = self.killed = 0
+        self.attempts = self.killed = 0
         try:
             before = json.loads(file.read_text())
-            self.minutes, self.count = dict(before["minutes"]), int(before["goes"])
-            self.killed = int(before["killed"]) + bool(before["runs"])
+            self.minutes, self.attempts = dict(before["minutes"]), int(before["attempts"])
+            self.killed = int(before["killed"]) + bool(before["running"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        self.count += 1
+        self.attempts += 1
 
     def __enter__(self) -> Self:
-        self._write(runs=True)
+        self._write(running=True)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._write(runs=False)
+        self._write(running=False)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Counts the time of a step, also of one that is interrupted."""
-        begun = time.monotonic()
+        """Adds the time of a step, even if it is interrupted."""
+        started = time.monotonic()
         try:
             yield
         finally:
-            self.minutes[step] = self.minutes.get(step, 0.0) + (time.monotonic() - begun) / 60
-            self._write(runs=True)
+            self.minutes[step] = self.minutes.get(step, 0.0) + (time.monotonic() - started) / 60
+            self._write(running=True)
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON values; `total` is the sum of the steps."""
+        """Returns JSON values; `total` is the sum of the steps."""
         rounded = {step: round(minutes, 2) for step, minutes in self.minutes.items()}
         return {
             "minutes": {**rounded, "total": round(sum(self.minutes.values()), 2)},
-            "goes": self.count,
-            "goes_killed": self.killed,
+            "attempts": self.attempts,
+            "attempts_killed": self.killed,
         }
 
-    def _write(self, *, runs: bool) -> None:
-        values = {"minutes": self.minutes, "goes": self.count, "killed": self.killed, "runs": runs}
+    def _write(self, *, running: bool) -> None:
+        values = {"minutes": self.minutes, "attempts": self.attempts, "killed": self.killed, "running": running}
         write_atomically(self._file, json.dumps(values) + "\n")
 
 
-def took(values: Mapping[str, Any]) -> str:
-    """What `as_json` gives, in words."""
-    told = f"{values['minutes']['total']:.1f} minutes"
-    if values["goes"] > 1:
-        told += f" in {values['goes']} goes"
-    if values["goes_killed"]:
-        told = f"at least {told} (killed: {values['goes_killed']}, the minutes of the step it was in are not counted)"
-    return told
+def describe_minutes(values: Mapping[str, Any]) -> str:
+    """Describes the result of `Stopwatch.as_json` in words."""
+    words = f"{values['minutes']['total']:.1f} minutes"
+    if values["attempts"] > 1:
+        words += f" in {values['attempts']} attempts"
+    if values["attempts_killed"]:
+        words = f"at least {words} ({values['attempts_killed']} killed; the minutes of the interrupted step are not counted)"
+    return words

@@ -1,5 +1,1 @@
-"""`cmmixer doctor`: what this machine has, what works and what does not, and what to do about it.
-
-`findings` what is told, `machine` the machine, `installed` packages and programs, `material` a folder of films and an
-index, `run` the command.
-"""
+"""`cmmixer doctor`: checks the machine, a folder of videos and an index, and says how to fix what does not work."""

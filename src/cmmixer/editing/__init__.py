@@ -1,1 +1,1 @@
-"""Writing results for editing programs: dubbed videos and cut lists."""
+"""Output for editing programs: videos with new audio, edit decision lists and tables of moments."""

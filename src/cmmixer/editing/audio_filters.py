@@ -1,10 +1,6 @@
-"""Decoded sound as a track on the film's timeline: stereo, 48 kHz, float32, read again as often as needed.
+"""Stereo audio at 48 kHz: decoding it to a track, running it through libavfilter, and measuring its loudness.
 
-Letters: N samples of a block, two channels.
-
-Blocks of samples through libavfilter.
-
-How loud a sound is: integrated loudness and true peak after EBU R128 (ITU-R BS.1770), by libavfilter's ebur128.
+Letters: N samples of a block, C channels.
 """
 
 from __future__ import annotations
@@ -29,131 +25,86 @@ from cmmixer.media.audio import JOIN_SECONDS, ChannelMixer
 from cmmixer.media.container import TimedFrame
 
 SAMPLE_RATE_HZ = 48_000
-
 BLOCK_SAMPLES = SAMPLE_RATE_HZ // 10
 
 # float32 (2, N), full scale is 1.
 Block = NDArray[np.float32]
 
-# Adds filters behind the sources and gives them in order, each linked to the next; the first is linked already or a source.
-Wire = Callable[[Graph, list[FilterContext]], Sequence[FilterContext]]
+# Adds filters behind the sources and returns them in order; each is linked to the next. The first is a source, or linked already.
+GraphBuilder = Callable[[Graph, list[FilterContext]], Sequence[FilterContext]]
 
+# ebur128 reports -70 if no block of 400 ms passes the absolute gate.
+_GATE_LUFS = -70.0
 
-def filtered(tracks: Sequence[Iterable[Block]], wire: Wire, rate: int = SAMPLE_RATE_HZ) -> Iterator[av.AudioFrame]:
-    """Pushes tracks of equal blocks through a filter graph.
-
-    Args:
-        tracks: one for each source; blocks float32 (2, N).
-        wire: builds the graph between sources and sink.
-        rate: of the blocks.
-
-    Yields:
-        what comes out; its metadata hold what filters measured.
-    """
-    graph = Graph()
-    graph.threads = 1
-    layout = {"sample_rate": rate, "format": "fltp", "layout": "stereo", "time_base": Fraction(1, rate)}
-    sources = [graph.add_abuffer(**layout) for _ in tracks]  # type: ignore[arg-type]
-    sink = graph.add("abuffersink")
-    # Filters choose interleaved samples where they may.
-    shape = graph.add("aformat", "sample_fmts=fltp:channel_layouts=stereo")
-    graph.link_nodes(*wire(graph, sources), shape, sink)
-    graph.configure()
-    place = 0
-    for blocks in zip(*tracks, strict=True):
-        for source, block in zip(sources, blocks, strict=True):
-            source.push(_frame(block, place, rate))
-        place += blocks[0].shape[1]
-        yield from _ready(sink)
-    for source in sources:
-        source.push(None)
-    yield from _ready(sink)
-
-
-def in_line(*filters: tuple[str, str]) -> Wire:
-    """Filters one after the other, as (name, arguments)."""
-    return lambda graph, sources: [*sources, *(graph.add(name, arguments) for name, arguments in filters)]
-
-
-def _frame(block: Block, place: int, rate: int) -> av.AudioFrame:
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="stereo")
-    frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), place
-    return frame
-
-
-def _ready(sink: FilterContext) -> Iterator[av.AudioFrame]:
-    while True:
-        try:
-            frame = sink.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
-        assert isinstance(frame, av.AudioFrame)
-        yield frame
-
-
-_FRAME_BYTES = 2 * 4
+_BYTES_PER_SAMPLE = 2 * 4
 
 
 def stereo_blocks(frames: Iterable[TimedFrame], start_seconds: float, seconds: float) -> Iterator[Block]:
-    """The stretch [start, start + seconds) of a sound, without gaps; it ends early where the sound does.
+    """Converts decoded audio to gapless stereo, for the stretch [start, start + seconds) or up to the end of the audio.
 
     Args:
         frames: in order of time, the first early enough for the codec to have settled by `start_seconds`.
-        start_seconds: where the stretch begins.
-        seconds: how long it is at most.
+        start_seconds: start of the stretch.
+        seconds: its greatest length.
 
     Yields:
-        float32 (2, N) at 48 kHz; sample 0 of the first lies at `start_seconds`.
+        float32 (2, N) at 48 kHz; sample 0 of the first block lies at `start_seconds`.
     """
-    playable = (timed for timed in frames if _sound(timed).sample_rate > 0)
+    playable = (timed for timed in frames if _audio_frame(timed).sample_rate > 0)
     first = next(playable, None)
     if first is None:
         return
-    rate = _sound(first).sample_rate
-    laid = _laid_out(chain([first], playable), rate, start_seconds, seconds)
-    resampled = filtered([laid], lambda graph, sources: [*sources, graph.add("aresample", str(SAMPLE_RATE_HZ))], rate)
-    yield from (np.asarray(frame.to_ndarray(), np.float32) for frame in resampled)
+    rate = _audio_frame(first).sample_rate
+    gapless = _gapless(chain([first], playable), rate, start_seconds, seconds)
+    yield from as_blocks(run_filters([gapless], filter_chain(("aresample", str(SAMPLE_RATE_HZ))), rate))
 
 
-def _laid_out(frames: Iterable[TimedFrame], rate: int, start_seconds: float, seconds: float) -> Iterator[Block]:
-    """Samples at the sound's own rate, each in its place; silence where timestamps leave a gap."""
+def _gapless(frames: Iterable[TimedFrame], rate: int, start_seconds: float, seconds: float) -> Iterator[Block]:
+    """Yields samples at their own rate, each at its place in time, with silence where timestamps leave a gap."""
     mixer = ChannelMixer(rate, "stereo")
-    done, wanted = 0, round(seconds * rate)
-    following: int | None = None
+    done, length = 0, round(seconds * rate)
+    expected: int | None = None
     for timed in frames:
-        place = round((timed.seconds - start_seconds) * rate)
-        if following is not None and abs(place - following) <= JOIN_SECONDS * rate:
-            place = following
-        samples_CN = mixer.mix(_sound(timed))
-        following = place + samples_CN.shape[1]
-        if following <= done:
+        begin = round((timed.seconds - start_seconds) * rate)
+        if expected is not None and abs(begin - expected) <= JOIN_SECONDS * rate:
+            begin = expected
+        samples_CN = mixer.mix(_audio_frame(timed))
+        expected = begin + samples_CN.shape[1]
+        if expected <= done:
             continue
-        while done < min(place, wanted):
-            silent = np.zeros((2, min(place - done, wanted - done, BLOCK_SAMPLES)), np.float32)
-            done += silent.shape[1]
-            yield silent
-        part = samples_CN[:, max(0, done - place) : max(0, wanted - place)]
+        while done < min(begin, length):
+            silence = np.zeros((2, min(begin - done, length - done, BLOCK_SAMPLES)), np.float32)
+            done += silence.shape[1]
+            yield silence
+        part = samples_CN[:, max(0, done - begin) : max(0, length - begin)]
         done += part.shape[1]
         if part.shape[1]:
             yield part
-        if done >= wanted:
+        if done >= length:
             return
 
 
-def _sound(timed: TimedFrame) -> av.AudioFrame:
+def _audio_frame(timed: TimedFrame) -> av.AudioFrame:
     assert isinstance(timed.frame, av.AudioFrame)
     return timed.frame
 
 
 class Track:
-    """A sound on the film's timeline, kept in a temporary file without a name, which goes when the process does.
+    """A sound on a video's timeline, stored in an unnamed temporary file that disappears with the process.
 
     A file, because two hours are 2.8 GB; decoded once, because measuring, mixing and encoding each read it.
     """
 
-    def __init__(self, folder: Path, film_samples: int, offset_samples: int = 0) -> None:
+    def __init__(self, folder: Path, video_samples: int, offset_samples: int = 0) -> None:
+        """Creates an empty track.
+
+        Args:
+            folder: of the temporary file.
+            video_samples: length of the timeline.
+            offset_samples: where on it the sound begins.
+        """
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
-        self.film_samples = film_samples
+        self.video_samples = video_samples
         self.offset_samples = offset_samples
         self.samples = 0
         self.peak = 0.0
@@ -168,13 +119,13 @@ class Track:
 
     @property
     def end_samples(self) -> int:
-        """Where on the film's timeline it ends."""
+        """Where on the timeline the sound ends."""
         return self.offset_samples + self.samples
 
     def fill(self, blocks: Iterable[Block]) -> Self:
-        """Takes what fits before the film's end."""
+        """Appends blocks, up to the end of the timeline."""
         for block in blocks:
-            part = block[:, : self.film_samples - self.end_samples]
+            part = block[:, : self.video_samples - self.end_samples]
             if part.shape[1]:
                 self._file.write(np.ascontiguousarray(part.T).tobytes())
                 self.samples += part.shape[1]
@@ -182,9 +133,9 @@ class Track:
         return self
 
     def blocks(self) -> Iterator[Block]:
-        """The whole film's length from its beginning, float32 (2, N); silence where this sound is not."""
-        for begin in range(0, self.film_samples, BLOCK_SAMPLES):
-            count = min(BLOCK_SAMPLES, self.film_samples - begin)
+        """Yields the whole timeline as float32 (2, N), with silence before and after the sound."""
+        for begin in range(0, self.video_samples, BLOCK_SAMPLES):
+            count = min(BLOCK_SAMPLES, self.video_samples - begin)
             block = np.zeros((2, count), np.float32)
             low, high = max(begin, self.offset_samples), min(begin + count, self.end_samples)
             if high > low:
@@ -192,46 +143,102 @@ class Track:
             yield block
 
     def _read(self, first: int, count: int) -> NDArray[np.float32]:
-        self._file.seek(first * _FRAME_BYTES)
-        return np.frombuffer(self._file.read(count * _FRAME_BYTES), np.float32).reshape(count, 2).T
-
-
-# The filter says -70 where no block of 400 ms passes the absolute gate.
-_GATE_LUFS = -70.0
+        self._file.seek(first * _BYTES_PER_SAMPLE)
+        return np.frombuffer(self._file.read(count * _BYTES_PER_SAMPLE), np.float32).reshape(count, 2).T
 
 
 @dataclass(frozen=True)
 class Loudness:
-    """What was measured.
+    """Loudness of a sound after EBU R128 (ITU-R BS.1770).
 
     Attributes:
-        lufs: integrated loudness; None where nothing is loud or long enough to have one.
-        true_peak_dbtp: highest peak between the samples, decibels relative to full scale.
+        lufs: integrated loudness; None if it is too short or too quiet to have one.
+        true_peak_dbtp: highest peak, also between samples, in decibels relative to full scale.
     """
 
     lufs: float | None
     true_peak_dbtp: float
 
 
-def measure(blocks: Iterable[Block]) -> Loudness:
-    """Loudness of a stereo sound at 48 kHz."""
-    told: dict[str, str] = {}
-    for frame in filtered([_whole(blocks)], in_line(("ebur128", "metadata=1:peak=true:framelog=quiet"))):
-        told = dict(frame.metadata) or told
-    lufs = float(told.get("lavfi.r128.I", _GATE_LUFS))
-    peak = float(told.get("lavfi.r128.true_peak", 0.0))
+def measure_loudness(blocks: Iterable[Block]) -> Loudness:
+    """Measures the loudness of stereo audio at 48 kHz, with libavfilter's ebur128."""
+    measured: dict[str, str] = {}
+    for frame in run_filters([_padded(blocks)], filter_chain(("ebur128", "metadata=1:peak=true:framelog=quiet"))):
+        measured = dict(frame.metadata) or measured
+    lufs = float(measured.get("lavfi.r128.I", _GATE_LUFS))
+    peak = float(measured.get("lavfi.r128.true_peak", 0.0))
     return Loudness(lufs if lufs > _GATE_LUFS else None, decibels(peak))
 
 
 def decibels(ratio: float) -> float:
-    """20 log10; minus infinity for nothing."""
+    """Returns 20 log10(ratio); minus infinity for 0."""
     return 20.0 * math.log10(ratio) if ratio > 0 else -math.inf
 
 
-def _whole(blocks: Iterable[Block]) -> Iterator[Block]:
-    """The sound and silence up to a full 100 ms: the filter tells nothing about a stretch that is cut short."""
+def _padded(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Pads with silence to a full 100 ms: ebur128 reports nothing about an incomplete interval."""
     total = 0
     for block in blocks:
         total += block.shape[1]
         yield block
     yield np.zeros((2, -total % BLOCK_SAMPLES or BLOCK_SAMPLES), np.float32)
+
+
+def run_filters(
+    tracks: Sequence[Iterable[Block]], build: GraphBuilder, rate: int = SAMPLE_RATE_HZ
+) -> Iterator[av.AudioFrame]:
+    """Runs tracks through a filter graph.
+
+    Args:
+        tracks: one per source, all in blocks of the same lengths; blocks are float32 (2, N).
+        build: builds the graph between sources and sink.
+        rate: of the blocks.
+
+    Yields:
+        the output; the metadata of its frames hold what filters measured.
+    """
+    graph = Graph()
+    graph.threads = 1
+    layout = {"sample_rate": rate, "format": "fltp", "layout": "stereo", "time_base": Fraction(1, rate)}
+    sources = [graph.add_abuffer(**layout) for _ in tracks]  # type: ignore[arg-type]
+    sink = graph.add("abuffersink")
+    # Without this, filters may choose interleaved samples.
+    planar = graph.add("aformat", "sample_fmts=fltp:channel_layouts=stereo")
+    graph.link_nodes(*build(graph, sources), planar, sink)
+    graph.configure()
+    position = 0
+    for blocks in zip(*tracks, strict=True):
+        for source, block in zip(sources, blocks, strict=True):
+            source.push(_frame_of(block, position, rate))
+        position += blocks[0].shape[1]
+        yield from _pull(sink)
+    for source in sources:
+        source.push(None)
+    yield from _pull(sink)
+
+
+def filter_chain(*filters: tuple[str, str]) -> GraphBuilder:
+    """Builds a graph of filters one after the other, given as (name, arguments)."""
+    return lambda graph, sources: [*sources, *(graph.add(name, arguments) for name, arguments in filters)]
+
+
+def as_blocks(frames: Iterable[av.AudioFrame]) -> Iterator[Block]:
+    """Converts filtered frames to float32 (2, N)."""
+    return (np.asarray(frame.to_ndarray(), np.float32) for frame in frames)
+
+
+def _frame_of(block: Block, position: int, rate: int) -> av.AudioFrame:
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="stereo")
+    frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), position
+    return frame
+
+
+def _pull(sink: FilterContext) -> Iterator[av.AudioFrame]:
+    """Yields the frames that are ready."""
+    while True:
+        try:
+            frame = sink.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        assert isinstance(frame, av.AudioFrame)
+        yield frame

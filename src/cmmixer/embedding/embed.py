@@ -1,4 +1,4 @@
-"""`cmmixer embed`: every moment of films and sounds as a row, of a Parquet file or of a table in a folder."""
+"""`cmmixer embed`: the vectors of every moment of media files, written as a Parquet file or as a table in a folder."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from typing import Any
 
 from rich.text import Text
 
-from cmmixer.config import CuttingSettings, EmbedSettings
-from cmmixer.config.base import FILMS_ELSEWHERE, is_remote, pick, refuse_remote
+from cmmixer.config import EmbedSettings, SegmentSettings
+from cmmixer.config.base import VIDEOS_ELSEWHERE, is_remote, pick, refuse_remote
 from cmmixer.config.data import ClusterSettings
+from cmmixer.config.fields import accepts_settings
 from cmmixer.config.retrieval import PARQUET
 from cmmixer.data.manifest import Entry, Listing, absolute, read_layout
 from cmmixer.data.skips import SkipReport
-from cmmixer.embedding.parquet import written_parquet
-from cmmixer.embedding.pipeline import EmbeddedFilm, embed_moments, in_order
-from cmmixer.embedding.vector_table import LOCK, VectorFolder, VectorsCard, WrittenFilms, chunks, write_films
+from cmmixer.embedding.parquet import parquet_writer
+from cmmixer.embedding.pipeline import EmbeddedFile, embed_moments, in_order
+from cmmixer.embedding.vector_table import LOCK, VectorFolder, VectorsMetadata, WrittenFiles, in_groups, write_files
 from cmmixer.encoders.base import Encoder
 from cmmixer.encoders.loading import load_encoder
 from cmmixer.errors import InputError, StoreError
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.ray_cluster import Cluster, connected
 from cmmixer.storage.files import explain_full_disk, temporary_folder
-from cmmixer.storage.folder import Folder, absolute_place, open_folder
+from cmmixer.storage.folder import Folder, absolute_location, open_folder
 
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What `cmmixer embed` did.
+    """The result of `cmmixer embed`.
 
     Attributes:
-        out: the Parquet file, or the folder.
-        films: files that gave moments.
+        out: the Parquet file or the folder.
+        videos: files with at least one moment.
         moments: rows in it.
         skips: files left out, wholly or in part.
     """
 
     out: str
-    films: int
+    videos: int
     moments: int
     skips: SkipReport
 
     def as_json(self) -> dict[str, Any]:
         return {
             "out": self.out,
-            "films": self.films,
+            "videos": self.videos,
             "moments": self.moments,
             "skipped": self.skips.counts,
             "skipped_files": [
@@ -57,93 +58,95 @@ class EmbedReport:
         }
 
     def render(self) -> Text:
-        """The same for people; no markup, because a file may be called [red].mp4."""
-        lines = [f"{self.out}: {self.moments} moments of {self.films} files"]
+        """Formats the report for people; without markup, because a file may be called [red].mp4."""
+        lines = [f"{self.out}: {self.moments} moments of {self.videos} files"]
         if self.skips.total:
             lines += [self.skips.summary, *(f"  {skip.path}: {skip.message}" for skip in self.skips)]
         return Text("\n".join(lines))
 
 
+@accepts_settings(EmbedSettings)
 def embed(settings: EmbedSettings, progress: Progress | None = None, *, encoder: Encoder | None = None) -> EmbedReport:
-    """Embeds every moment of films and sounds, in the order of the data: into a Parquet file, or into a folder with a
-    Lance table, which a run that was stopped goes on with.
+    """Embeds every moment of videos and audio files, in the order of the data.
+
+    The vectors are written to a Parquet file, or to a folder with a Lance table. A folder can be resumed: files that
+    are in it are not embedded again.
 
     Args:
-        settings: of the command.
-        progress: told about every film.
-        encoder: the model of `settings.model`, where it is loaded already; actors of a cluster load their own.
+        settings: options of the command.
+        progress: advanced for every file.
+        encoder: the model of `settings.model`, if it is loaded already. Actors of a cluster load their own.
 
     Raises:
-        InputError: data or model that cannot be read, a place that cannot be written to, a cluster that does not answer.
+        InputError: unreadable data or model, an output that cannot be written, or a cluster that does not answer.
     """
     progress = progress or NoProgress()
-    refuse_remote("data", settings.data, FILMS_ELSEWHERE)
+    refuse_remote("data", settings.data, VIDEOS_ELSEWHERE)
     listing = read_layout(settings.data)
     with explain_full_disk(settings.out, InputError), connected(pick(ClusterSettings, settings)) as cluster:
-        # Actors have the GPUs; here the model only says who it is.
+        # On a cluster the actors have the GPUs; here only the model's id is needed.
         device = settings.device if cluster is None else "cpu"
         encoder = encoder or load_encoder(settings.model, device, settings.precision)
-        progress.start(len(listing.entries), "embedding films")
-        into = _into_parquet if settings.out.endswith(PARQUET) else _into_folder
-        return into(settings, listing, encoder, cluster, progress)
+        progress.start(len(listing.entries), "embedding videos")
+        if settings.out.endswith(PARQUET):
+            assert cluster is None  # the settings refuse it
+            return _embed_to_parquet(settings, listing, encoder, progress)
+        return _embed_to_folder(settings, listing, encoder, cluster, progress)
 
 
-def _into_parquet(
-    settings: EmbedSettings, listing: Listing, encoder: Encoder, cluster: Cluster | None, progress: Progress
-) -> EmbedReport:
-    assert cluster is None  # the settings refuse it
+def _embed_to_parquet(settings: EmbedSettings, listing: Listing, encoder: Encoder, progress: Progress) -> EmbedReport:
     skips = SkipReport(listing.ignored)
     used = rows = 0
-    films = _films(settings, listing.entries, encoder, progress)
+    files = _embedded(settings, listing.entries, encoder, progress)
     with (
         _local_file(settings.out) as out,
-        written_parquet(out, encoder, settings.vectors, frames=settings.frames) as writer,
+        parquet_writer(out, encoder, settings.vectors, frames=settings.frames) as writer,
     ):
-        for film in in_order(films):
-            skip = film.skip()
+        for file in in_order(files):
+            skip = file.skip()
             if skip is not None:
                 skips.add_skip(skip)
-            if film.moments:
-                writer.write(film)
-                used, rows = used + 1, rows + len(film.moments)
+            if file.moments:
+                writer.write(file)
+                used, rows = used + 1, rows + len(file.moments)
     return EmbedReport(settings.out, used, rows, skips)
 
 
-def _into_folder(
+def _embed_to_folder(
     settings: EmbedSettings, listing: Listing, encoder: Encoder, cluster: Cluster | None, progress: Progress
 ) -> EmbedReport:
     folder = open_folder(settings.out)
     try:
         folder.make()
-    except (FileExistsError, NotADirectoryError) as fault:
-        raise StoreError(f"{folder}: is a file; vectors go into a folder, or into a file named *{PARQUET}") from fault
-    card = VectorsCard.of(encoder, pick(CuttingSettings, settings), settings.vectors, frames=settings.frames)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreError(f"{folder}: is a file; vectors go into a folder, or into a file named *{PARQUET}") from error
+    metadata = VectorsMetadata.of(encoder, pick(SegmentSettings, settings), settings.vectors, frames=settings.frames)
     busy = StoreError(f"{folder}: another `embed` is writing to it; wait for it or choose another folder")
-    with folder.held(LOCK, busy) as held:
-        vectors = VectorFolder(folder, held, card)
-        todo = vectors.todo(listing.entries)
+    with folder.lock(LOCK, busy) as lock:
+        vectors = VectorFolder(folder, lock, metadata)
+        todo = vectors.missing(listing.entries)
         progress.advance(len(listing.entries) - len(todo))
         if cluster is None:
-            films = in_order(_films(settings, todo, encoder, progress))
-            for chunk in chunks(films):
-                vectors.take(write_films(folder, card, chunk))
+            files = in_order(_embedded(settings, todo, encoder, progress))
+            for group in in_groups(files):
+                vectors.add(write_files(folder, metadata, group))
         else:
-            for part in _on_cluster(settings, card, folder, todo, cluster):
-                vectors.take(part)
-                progress.advance(len(part.films))
-        films_there, moments, skips = vectors.finish(listing)
-    return EmbedReport(settings.out, films_there, moments, skips)
+            for part in _embedded_on_cluster(settings, metadata, folder, todo, cluster):
+                vectors.add(part)
+                progress.advance(len(part.files))
+        used, moments, skips = vectors.finish(listing)
+    return EmbedReport(settings.out, used, moments, skips)
 
 
-def _on_cluster(
-    settings: EmbedSettings, card: VectorsCard, folder: Folder, todo: list[Entry], cluster: Cluster
-) -> Iterator[WrittenFilms]:
-    from cmmixer.embedding.embed_ray import FILMS_PER_PART, PartEmbedder
+def _embedded_on_cluster(
+    settings: EmbedSettings, metadata: VectorsMetadata, folder: Folder, todo: list[Entry], cluster: Cluster
+) -> Iterator[WrittenFiles]:
+    from cmmixer.embedding.embed_ray import VIDEOS_PER_PART, PartEmbedder
 
     model = settings.model
     embedder = PartEmbedder(
-        place=absolute_place(folder),
-        card=card,
+        place=absolute_location(folder),
+        metadata=metadata,
         model=os.path.abspath(model) if os.path.exists(model) else model,
         device=settings.device if settings.ray_gpus else "cpu",
         precision=settings.precision,
@@ -151,16 +154,16 @@ def _on_cluster(
         workers=settings.workers or settings.ray_cpus,
         file_seconds=settings.file_seconds,
     )
-    return cluster.map(embedder, cluster.parts([absolute(entry) for entry in todo], FILMS_PER_PART))
+    return cluster.map(embedder, cluster.parts([absolute(entry) for entry in todo], VIDEOS_PER_PART))
 
 
-def _films(
+def _embedded(
     settings: EmbedSettings, entries: list[Entry], encoder: Encoder, progress: Progress
-) -> Iterator[EmbeddedFilm]:
+) -> Iterator[EmbeddedFile]:
     return embed_moments(
         entries,
         encoder,
-        cutting=pick(CuttingSettings, settings),
+        segmentation=pick(SegmentSettings, settings),
         batch_size=settings.batch_size,
         workers=settings.workers,
         file_seconds=settings.file_seconds,
@@ -170,7 +173,7 @@ def _films(
 
 @contextmanager
 def _local_file(out: str) -> Iterator[Path]:
-    """Where a Parquet file is written: in its place, or beside nothing and then uploaded whole."""
+    """Yields the path to write a Parquet file to: `out` itself, or a temporary file that is uploaded to it at the end."""
     if not is_remote(out):
         yield Path(out)
         return
@@ -179,6 +182,6 @@ def _local_file(out: str) -> Iterator[Path]:
     parent, _, name = out.rpartition("/")
     folder = ObjectFolder(parent, whole_bucket=True)
     folder.make()
-    with temporary_folder("cmmixer-embed-") as here:
-        yield here / name
-        folder.write_file(name, here / name)
+    with temporary_folder("cmmixer-embed-") as local:
+        yield local / name
+        folder.write_file(name, local / name)

@@ -1,5 +1,5 @@
-"""What embedding, search and evaluation need of a model, whoever made it.
+"""Encoders: models that embed video and audio into one space, for embedding, search and evaluation.
 
-`interface` the protocol, `ours` a finetune run, `plugins` other packages' encoders by name, `loading` what `--model` means,
-`pe_av` Meta's PE-AV, `hub` runs on the Hugging Face Hub.
+`base` is the interface and the encoders of other packages, `loading` opens what `--model` names, `export` writes ONNX files,
+`hub` shares runs on the Hugging Face Hub, and `pe_av` is Meta's PE-AV.
 """

@@ -1,7 +1,7 @@
-"""Runs on the Hugging Face Hub, or in a folder to hand on: the network and its card, without what only training needs.
+"""Shares runs on the Hugging Face Hub or as a folder: weights and metadata, without the training state.
 
 run = cmmixer.load("runs/fine")
-run.save_pretrained("fine-for-friends")        # weights.safetensors, card.json, README.md
+run.save_pretrained("fine-for-friends")        # weights.safetensors, metadata.json, README.md
 run.push_to_hub("someone/fine")
 cmmixer.from_pretrained("someone/fine")        # or --model hub:someone/fine@revision
 """
@@ -9,7 +9,6 @@ cmmixer.from_pretrained("someone/fine")        # or --model hub:someone/fine@rev
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,36 +18,37 @@ from typing import Any
 
 import torch
 
-from cmmixer.checkpoint import Card, load_card, load_weights, resolve
+from cmmixer.checkpoint import Metadata, load_metadata, load_weights, resolve
 from cmmixer.encoders.loading import ModelEncoder
 from cmmixer.errors import CheckpointError, SettingsError
-from cmmixer.storage.files import explain_full_disk, folder_written_whole, temporary_folder
+from cmmixer.storage.files import atomic_folder, explain_full_disk, temporary_folder
+from cmmixer.storage.folder import LocalFolder
 
-FILES = ("card.json", "weights.safetensors", "README.md")
+FILES = ("metadata.json", "weights.safetensors", "README.md")
 
 
 def save_pretrained(run: str | Path, folder: str | Path) -> Path:
-    """Copies a run's newest checkpoint without its training state; paths of this machine stay behind.
+    """Copies the newest checkpoint of a run without its training state and without paths of this machine.
 
     Args:
         run: a run or checkpoint.
-        folder: new folder; any function that takes a run takes it.
+        folder: new folder, which can be used wherever a run can.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: nothing to save, a damaged checkpoint, or a folder that is there or cannot be written.
+        CheckpointError: there is no checkpoint or it is damaged, or the folder exists or cannot be written.
     """
     source, folder = resolve(run), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: is there already; choose a new folder")
-    load_weights(source)  # checks them against the card
-    card = _without_paths(load_card(source))
-    with explain_full_disk(folder, CheckpointError), folder_written_whole(folder) as draft:
+        raise CheckpointError(f"{folder}: exists already; choose a new folder")
+    load_weights(source)  # checks their sha256
+    metadata = _without_paths(load_metadata(source))
+    with explain_full_disk(folder, CheckpointError), atomic_folder(folder) as draft:
         shutil.copyfile(source / "weights.safetensors", draft / "weights.safetensors")
-        (draft / "card.json").write_text(json.dumps(card.as_json(), indent=1) + "\n")
-        (draft / "README.md").write_text(_readme(card))
+        metadata.write(LocalFolder(draft))
+        (draft / "README.md").write_text(_readme(metadata))
     return folder
 
 
@@ -60,47 +60,53 @@ def push_to_hub(
     token: str | None = None,
     commit_message: str = "Upload of a CMMixer run",
 ) -> str:
-    """Uploads what `save_pretrained` saves.
+    """Uploads to the Hub what `save_pretrained` saves.
 
     Args:
         run: a run or checkpoint.
-        repo_id: `owner/name`; made where it is not there.
-        private: of a new one; None takes the account's default.
-        token: of the account; None takes that of `hf auth login`.
-        commit_message: of the upload.
+        repo_id: `owner/name`; created if it does not exist.
+        private: whether a new repository is private; default: the account's setting.
+        token: token of the account; default: that of `hf auth login`.
+        commit_message: message of the upload.
 
     Returns:
-        Where it stands.
+        URL of the repository.
 
     Raises:
-        CheckpointError: nothing to save, or the Hub refused.
+        CheckpointError: there is no checkpoint, or the Hub refused.
         SettingsError: huggingface_hub is not installed.
     """
     api = _hub().HfApi(token=token)
     with temporary_folder("cmmixer-hub-") as parent:
         folder = save_pretrained(run, parent / "run")
-        with _told_in_one_line(repo_id):
+        with _explain_errors(repo_id):
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
     return str(url)
 
 
 def from_pretrained(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder of a saved run: a local one as it is, else downloaded from the Hub into its cache.
+    """Returns the folder of a saved run: a local folder, or a download from the Hub in its cache.
+
+    Args:
+        name: a folder, or `owner/name` on the Hub.
+        revision: branch, tag or commit on the Hub.
+        token: token of the account; default: that of `hf auth login`.
 
     Raises:
-        CheckpointError: not there, not allowed, no connection.
+        CheckpointError: it does not exist, access is denied, or there is no connection.
         SettingsError: huggingface_hub is not installed.
     """
     if Path(name).exists():
         return resolve(name)
-    with _told_in_one_line(str(name)):
-        folder = _hub().HfApi(token=token).snapshot_download(str(name), revision=revision, allow_patterns=list(FILES))
+    api = _hub().HfApi(token=token)
+    with _explain_errors(str(name)):
+        folder = api.snapshot_download(str(name), revision=revision, allow_patterns=list(FILES))
     return resolve(folder)
 
 
 def load(argument: str, device: torch.device) -> ModelEncoder:
-    """`--model hub:owner/name` or `hub:owner/name@revision`."""
+    """Loads the encoder of `--model hub:owner/name` or `hub:owner/name@revision`."""
     name, _, revision = argument.partition("@")
     return ModelEncoder.load(from_pretrained(name, revision=revision or None), device)
 
@@ -108,41 +114,41 @@ def load(argument: str, device: torch.device) -> ModelEncoder:
 def _hub() -> Any:
     try:
         import huggingface_hub
-    except ModuleNotFoundError as fault:
+    except ModuleNotFoundError as error:
         raise SettingsError(
-            f"the Hugging Face Hub needs {fault.name}, which is not installed; pip install 'cmmixer[hub]'"
-        ) from fault
+            f"the Hugging Face Hub needs {error.name}, which is not installed; pip install 'cmmixer[hub]'"
+        ) from error
     return huggingface_hub
 
 
 @contextmanager
-def _told_in_one_line(repo_id: str) -> Iterator[None]:
-    """The Hub's own errors are OSErrors and ValueErrors of several lines."""
+def _explain_errors(repo_id: str) -> Iterator[None]:
+    """Turns the Hub's errors, which are OSErrors and ValueErrors of several lines, into one line."""
     try:
         yield
-    except (OSError, ValueError) as fault:
-        reason = " ".join(str(fault).split())[:300]
-        raise CheckpointError(f"{repo_id}: the Hugging Face Hub says: {reason or type(fault).__name__}") from fault
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{repo_id}: the Hugging Face Hub says: {reason or type(error).__name__}") from error
 
 
-def _without_paths(card: Card) -> Card:
-    """Folders of the machine it was trained on say more about it than about the run."""
+def _without_paths(metadata: Metadata) -> Metadata:
+    """Replaces absolute paths by their last part: folders of a machine say nothing about the run."""
 
     def last(value: Any) -> Any:
         return os.path.basename(value.rstrip(os.sep)) if isinstance(value, str) and os.path.isabs(value) else value
 
     return dataclasses.replace(
-        card,
-        settings={name: last(value) for name, value in card.settings.items()},
-        data={name: last(value) for name, value in card.data.items()},
+        metadata,
+        settings={name: last(value) for name, value in metadata.settings.items()},
+        data={name: last(value) for name, value in metadata.data.items()},
     )
 
 
-def _readme(card: Card) -> str:
-    kind = {"mae": "masked autoencoder (pretrain)", "retriever": "retriever (finetune)"}[card.kind]
+def _readme(metadata: Metadata) -> str:
+    kind = {"mae": "masked autoencoder (pretrain)", "retriever": "retriever (finetune)"}[metadata.kind]
     return (
         "---\nlibrary_name: cmmixer\ntags:\n- video\n- audio\n- retrieval\n---\n\n"
-        f"A {kind} of [CMMixer](https://arxiv.org/abs/2308.13820), version {card.version or 'unknown'}.\n\n"
-        f"Model id `{card.model_id}`, {card.step} steps, {card.clips_seen} clips seen. A clip is {card.clip.frames} frames of "
-        f"{card.clip.height} x {card.clip.width} pixels in {card.clip.clip_seconds:g} s. `card.json` says the rest.\n"
+        f"A {kind} of [CMMixer](https://arxiv.org/abs/2308.13820), version {metadata.version or 'unknown'}.\n\n"
+        f"Model id `{metadata.model_id}`, {metadata.step} steps, {metadata.clips_seen} clips seen. A clip is {metadata.clip.frames} frames of "
+        f"{metadata.clip.height} x {metadata.clip.width} pixels in {metadata.clip.clip_seconds:g} s. `metadata.json` has the rest.\n"
     )

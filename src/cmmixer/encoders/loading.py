@@ -1,8 +1,6 @@
-"""What `--model` means: a run, or `NAME:ARGUMENT` of a plug-in.
+"""Loads the encoder that `--model` names: a finetune run, or NAME:ARGUMENT of a plug-in.
 
-A finetune run as an encoder.
-
-Letters: B moments of a batch, T frames, C channels, H x W pixels, N samples of a window.
+Letters: B moments of a batch, T frames, C channels, H x W pixels, N samples of an audio window.
 """
 
 from __future__ import annotations
@@ -14,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cmmixer.checkpoint import load_card, load_retriever, resolve
+from cmmixer.checkpoint import load_metadata, load_retriever, resolve
 from cmmixer.config import ClipSettings
-from cmmixer.encoders.base import CheckedEncoder, Encoder, MixedEncoder, load_plugin, split_name
+from cmmixer.encoders.base import CheckedEncoder, Encoder, MixedPrecisionEncoder, load_plugin, split_name
 from cmmixer.models.onednn import HAS_ONEDNN, PackedLinear, pack_linears
 from cmmixer.models.retriever import Embedding, Retriever
-from cmmixer.runtime import device_named
+from cmmixer.runtime import select_device
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,11 @@ class ModelEncoder:
     """A retriever of `cmmixer finetune` as an `Encoder`.
 
     Attributes:
-        id: sha256 of its weights.
-        path: the checkpoint's folder, absolute.
-        clip: geometry of what it was trained on.
+        id: sha256 of the weights.
+        path: absolute path of the checkpoint.
+        clip: geometry of the clips it was trained on.
         model: the network, in evaluation mode.
-        device: where it computes.
+        device: device it computes on.
     """
 
     id: str
@@ -42,57 +40,60 @@ class ModelEncoder:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device) -> ModelEncoder:
-        """The encoder of a finetune run or checkpoint.
+        """Loads a finetune run or checkpoint.
 
         Raises:
-            CheckpointError: missing, damaged, or not a retriever.
+            CheckpointError: it is missing, damaged, or not a retriever.
         """
         folder = resolve(path)
-        card = load_card(folder)
-        return cls(card.model_id, os.path.abspath(folder), card.clip, load_retriever(folder, device), device)
+        metadata = load_metadata(folder)
+        return cls(metadata.model_id, os.path.abspath(folder), metadata.clip, load_retriever(folder, device), device)
 
     @property
     def dim(self) -> int:
+        """E, length of a vector."""
         project = self.model.heads["video"].get_submodule("project")
         assert isinstance(project, nn.Linear | PackedLinear)
         return project.out_features
 
     def pack(self) -> None:
-        """On a processor the network's matrix products go to oneDNN from now on; it can only embed then."""
+        """Replaces the linear layers by oneDNN's on a CPU: faster, but the network can no longer be trained or saved."""
         if self.device.type == "cpu" and HAS_ONEDNN:
             pack_linears(self.model)
 
     def embed_video(self, pixels_BTCHW: Tensor) -> Embedding:
+        """Embeds frames; see `Encoder`."""
         with torch.inference_mode():
             return self.model.embed_video(pixels_BTCHW.to(self.device))
 
     def embed_audio(self, windows_BTN: Tensor) -> Embedding:
+        """Embeds audio windows; see `Encoder`."""
         with torch.inference_mode():
             return self.model.embed_audio(windows_BTN.to(self.device))
 
 
 def load_encoder(model: str | Path, device: str = "auto", precision: str = "32-true") -> Encoder:
-    """The encoder of a finetune run or checkpoint, or one that another package brings.
+    """Loads the encoder of a finetune run or checkpoint, or of another package.
 
     Args:
-        model: a folder, or `NAME:ARGUMENT`; a folder of that name wins.
+        model: a folder, or NAME:ARGUMENT of a plug-in; a folder of this name takes precedence.
         device: auto, cpu or cuda.
-        precision: 32-true, or bf16-mixed: matrix products in bfloat16.
+        precision: 32-true, or bf16-mixed for matrix products in bfloat16.
 
     Raises:
-        CheckpointError: a run that is missing, damaged, or not a retriever.
-        SettingsError: a device that is not there, or an encoder that cannot be had.
+        CheckpointError: the run is missing, damaged, or not a retriever.
+        SettingsError: there is no such device, or the plug-in cannot be loaded.
     """
-    where = device_named(device)
-    named = split_name(str(model))
+    torch_device = select_device(device)
+    plugin = split_name(str(model))
     encoder: Encoder
-    if named is not None and not Path(model).exists():
-        encoder = load_plugin(*named, where)
+    if plugin is not None and not Path(model).exists():
+        encoder = load_plugin(*plugin, torch_device)
     else:
-        encoder = ModelEncoder.load(model, where)
+        encoder = ModelEncoder.load(model, torch_device)
     if precision == "bf16-mixed":
-        return MixedEncoder(encoder, where)
-    ours = encoder.encoder if isinstance(encoder, CheckedEncoder) else encoder
-    if isinstance(ours, ModelEncoder):
-        ours.pack()
+        return MixedPrecisionEncoder(encoder, torch_device)
+    unwrapped = encoder.encoder if isinstance(encoder, CheckedEncoder) else encoder
+    if isinstance(unwrapped, ModelEncoder):
+        unwrapped.pack()
     return encoder

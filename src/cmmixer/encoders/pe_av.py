@@ -1,10 +1,10 @@
-"""Meta's PE-AV (Perception Encoder, audio and video) through transformers, as `--model hf:facebook/pe-av-small`.
+"""Meta's PE-AV (Perception Encoder, audio and video) from transformers, as `--model hf:facebook/pe-av-small`.
 
-It was trained on a great many films with their sound, so it searches well without any training of ours. Extra `hf`; its picture
-tower is timm's, which needs a torchvision that fits the installed torch.
+It was trained on very many videos with sound, so it searches well without further training. It needs the extra `hf`; its image
+tower is from timm, which needs a torchvision that matches the installed torch.
 
-A moment is 5 s: 10 frames, and 10 windows of half a second that make up its whole sound. The model gives a vector for a
-moment, none for a frame; each frame gets its moment's.
+A moment is 5 s long: 10 frames, and 10 audio windows of half a second that make up its whole sound. The model has one vector
+for a moment and none for frames; each frame gets the vector of its moment.
 
 Letters: B moments, T frames, C = 3 channels, H x W pixels, N samples of a window, E = the model's hidden size.
 """
@@ -29,15 +29,15 @@ FRAMES = 10
 
 
 class PeAvEncoder:
-    """A `PeAudioVideoModel` as a `cmmixer.encoders.Encoder`.
+    """A `PeAudioVideoModel` as an `Encoder`.
 
     Args:
         model: the network.
         path: what `--model` finds it by.
-        side: pixels of a frame's side.
-        mean, std: per colour channel, of pixels in [0, 1].
-        sample_rate_hz: of its sound.
-        device: where it computes.
+        side: height and width of a frame in pixels.
+        mean, std: per color channel, of pixels in [0, 1].
+        sample_rate_hz: sample rate of its audio.
+        device: device to compute on.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class PeAvEncoder:
 
     @torch.inference_mode()
     def embed_video(self, pixels_BTCHW: Tensor) -> Embedding:
-        """uint8 [B, T, 3, H, W] -> unit vectors."""
+        """Embeds frames, uint8 [B, T, 3, H, W]; see `Encoder`."""
         pixels = (pixels_BTCHW.to(self.device).float() / 255.0 - self._mean_C11) / self._std_C11
         return self._embedding("video", pixel_values_videos=pixels.to(self._dtype).contiguous())
 
     @torch.inference_mode()
     def embed_audio(self, windows_BTN: Tensor) -> Embedding:
-        """int16 [B, T, N] -> unit vectors; the windows lie end to end."""
+        """Embeds audio windows, int16 [B, T, N], which follow each other without gaps; see `Encoder`."""
         sound_B1N = as_float(windows_BTN.to(self.device)).flatten(1).unsqueeze(1)
         return self._embedding("audio", input_values=sound_B1N.to(self._dtype))
 
@@ -83,30 +83,30 @@ class PeAvEncoder:
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def _embedding(self, sense: str, **media: Tensor) -> Embedding:
-        """As the model's own `forward` does it; its `get_video_embeds` calls a method that is not there (transformers 5.24)."""
-        half = self.model.get_submodule(f"{sense}_model")
-        pooled = half.get_submodule(f"{sense}_encoder")(**media).pooler_output
-        unit_BE = nn.functional.normalize(half.get_submodule(f"{sense}_head")(pooled).float(), dim=-1)
+    def _embedding(self, modality: str, **media: Tensor) -> Embedding:
+        """Does what the model's `forward` does. Its `get_video_embeds` calls a method that does not exist (transformers 5.24)."""
+        tower = self.model.get_submodule(f"{modality}_model")
+        pooled = tower.get_submodule(f"{modality}_encoder")(**media).pooler_output
+        unit_BE = nn.functional.normalize(tower.get_submodule(f"{modality}_head")(pooled).float(), dim=-1)
         return Embedding(unit_BE, unit_BE.unsqueeze(1).expand(-1, self.clip.frames, -1))
 
 
 def load(argument: str, device: torch.device) -> PeAvEncoder:
-    """`--model hf:NAME`: a PE-AV checkpoint of the Hugging Face Hub, or a folder that holds one.
+    """Loads `--model hf:NAME`: a PE-AV checkpoint on the Hugging Face Hub or in a folder.
 
     Raises:
-        CheckpointError: it cannot be had, or is another model.
+        CheckpointError: it cannot be loaded, or is another model.
         ModuleNotFoundError: transformers, timm or torchvision is not installed.
     """
-    importlib.import_module("timm")  # told by name before gigabytes are loaded
+    importlib.import_module("timm")  # if missing, fails before gigabytes are downloaded
     return from_checkpoint(argument, device)
 
 
 def from_checkpoint(argument: str, device: torch.device) -> PeAvEncoder:
-    """The same, without asking for timm first.
+    """Loads a checkpoint as `load` does, without checking for timm first.
 
     Raises:
-        CheckpointError: it cannot be had, or is another model.
+        CheckpointError: it cannot be loaded, or is another model.
     """
     from transformers import AutoConfig, AutoProcessor, PeAudioVideoModel
 
@@ -116,22 +116,22 @@ def from_checkpoint(argument: str, device: torch.device) -> PeAvEncoder:
             raise CheckpointError(f"hf:{argument}: got a {config.model_type}, expected a pe_audio_video model")
         processor: Any = AutoProcessor.from_pretrained(argument)
         model: Any = PeAudioVideoModel.from_pretrained(argument)
-    except (OSError, ValueError) as fault:
-        raise CheckpointError(f"hf:{argument}: cannot be loaded ({' '.join(str(fault).split())[:300]})") from fault
-    picture, sound = processor.video_processor, processor.feature_extractor
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"hf:{argument}: cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+    video, audio = processor.video_processor, processor.feature_extractor
     return PeAvEncoder(
         model,
         f"hf:{argument}",
-        side=_side(picture.size),
-        mean=picture.image_mean,
-        std=picture.image_std,
-        sample_rate_hz=sound.sampling_rate,
+        side=_side(video.size),
+        mean=video.image_mean,
+        std=video.image_std,
+        sample_rate_hz=audio.sampling_rate,
         device=device,
     )
 
 
 def weights_id(model: nn.Module) -> str:
-    """sha256 over the names and values of a network's tensors, whatever files they came from."""
+    """Returns the sha256 of the names and values of a network's tensors, which does not depend on their files."""
     total = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         total.update(name.encode())
@@ -140,5 +140,5 @@ def weights_id(model: nn.Module) -> str:
 
 
 def _side(size: Any) -> int:
-    """What processors call a size: {"height": 336, "width": 336} or {"shortest_edge": 336}."""
+    """Reads the size of a processor: {"height": 336, "width": 336} or {"shortest_edge": 336}."""
     return int(size.get("height") or size.get("shortest_edge"))

@@ -1,6 +1,8 @@
-"""Ranks a frozen gallery both ways. The figures depend on the clips and the model only.
+"""`cmmixer evaluate`: embeds the clips of a frozen gallery and ranks them in both directions.
 
-Letters: N clips of the gallery, E length of an embedding.
+The metrics depend on the clips and the model only, not on batch size, order or device.
+
+Letters: N clips of the gallery, E length of an embedding, T frames of a clip.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from cmmixer.config import EvaluateSettings
+from cmmixer.config.fields import accepts_settings
 from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.data.loader import collate
 from cmmixer.data.skips import SkipReport
@@ -28,13 +31,13 @@ from cmmixer.encoders.loading import load_encoder
 from cmmixer.errors import DataError, MediaError
 from cmmixer.evaluation.gallery import Gallery, freeze, load_gallery, save_gallery
 from cmmixer.evaluation.metrics import Reranks, rankings, retrieval_metrics
-from cmmixer.models.rerank import told_score
+from cmmixer.models.rerank import reported_score
 from cmmixer.models.retriever import Embedding
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.storage.files import explain_full_disk, write_atomically
 from cmmixer.types import Clip
 
-WAYS = {"video_to_audio": "silent film -> its sound", "audio_to_video": "sound -> its film"}
+DIRECTIONS = {"video_to_audio": "silent video -> its sound", "audio_to_video": "sound -> its video"}
 
 
 class Vectors(NamedTuple):
@@ -44,20 +47,20 @@ class Vectors(NamedTuple):
     frames_NTE: NDArray[np.float32]
 
     def rows(self, order_N: NDArray[np.intp]) -> Vectors:
-        """In another order."""
+        """Returns the vectors in another order."""
         return Vectors(self.clip_NE[order_N], self.frames_NTE[order_N])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
-        metrics: JSON values as `evaluation.metrics.retrieval_metrics` gives them, with `model_id`, `overlap` (films of the
-            gallery that were trained on) and `skipped`.
+        metrics: JSON values of `retrieval_metrics`, with `model_id`, `rerank`, `overlap` (videos of the gallery that the model was
+            trained on) and `skipped`.
         gallery: the frozen gallery.
         video, audio: unit vectors of the clips and of their frames, in the gallery's order.
-        rerank: the second stage that the figures have, if any.
+        rerank: the second stage, if there is one.
         skips: files that could not be used.
     """
 
@@ -69,46 +72,48 @@ class Evaluation:
     skips: SkipReport
 
     def scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Every query's score of every candidate, [N, N]: of pictures as queries, and of sounds."""
+        """Returns the score of every candidate for every query, [N, N]: with videos as queries, and with sounds."""
         clip_NN = self.video.clip_NE.astype(np.float64) @ self.audio.clip_NE.T.astype(np.float64)
-        both = clip_NN, clip_NN.T.copy()
+        directions = clip_NN, clip_NN.T.copy()
         if self.rerank is not None:
             truth = np.arange(len(clip_NN))
-            for scores_NN, rerank in zip(both, self.rerank, strict=True):
+            for scores_NN, rerank in zip(directions, self.rerank, strict=True):
                 rerank(0, scores_NN, truth)
-        return both
+        return directions
 
     def as_json(self) -> dict[str, Any]:
-        """The metrics."""
+        """Returns the metrics."""
         return self.metrics
 
     def render(self) -> RenderableType:
-        """A table of both directions against chance."""
+        """Returns a table of both directions beside chance."""
         table = Table(title=f"{len(self.gallery)} candidates, gallery {self.gallery.sha256[:12]}", title_justify="left")
-        for column in ("", *WAYS.values(), "guessing"):
+        for column in ("", *DIRECTIONS.values(), "chance"):
             table.add_column(column, justify="right" if column else "left")
         for name, chance in self.metrics["chance"].items():
-            figures = [
-                _with_interval(name, self.metrics[way][name], self.metrics["intervals"][way][name]) for way in WAYS
+            cells = [
+                _with_interval(name, self.metrics[direction][name], self.metrics["intervals"][direction][name])
+                for direction in DIRECTIONS
             ]
-            table.add_row(name, *figures, _figure(chance, name))
-        notes = [] if not len(self.skips) else [self.skips.summary]
+            table.add_row(name, *cells, _formatted(chance, name))
+        notes = [self.skips.summary] if len(self.skips) else []
         if self.metrics["overlap"]:
             notes.append(
-                f"note: {self.metrics['overlap']} films of this gallery were trained on; the figures flatter the model"
+                f"note: the model was trained on {self.metrics['overlap']} videos of this gallery, so these metrics are too high"
             )
         return Group(table, *notes)
 
 
+@accepts_settings(EvaluateSettings)
 def evaluate(
     settings: EvaluateSettings, progress: Progress | None = None, dataset: ClipDataset | None = None
 ) -> Evaluation:
-    """Embeds the gallery's clips and ranks them both ways.
+    """Embeds the clips of a gallery and ranks them in both directions.
 
     Args:
-        settings: of the command.
-        progress: told how it goes on.
-        dataset: clips, if they are not to be read from `settings.data`.
+        settings: settings of the command.
+        progress: shows the progress.
+        dataset: the clips; default: those in `settings.data`.
 
     Raises:
         InputError: the model, the data or the gallery cannot be used.
@@ -118,7 +123,7 @@ def evaluate(
     if dataset is None:
         dataset = open_clips(settings, encoder.clip, workers=settings.num_workers, progress=progress)
     gallery = load_gallery(settings.gallery) if settings.gallery and Path(settings.gallery).exists() else None
-    chosen = gallery.positions(dataset.ids) if gallery else choose(dataset.ids, settings.clips_per_film)
+    chosen = gallery.positions(dataset.ids) if gallery else choose_clips(dataset.ids, settings.clips_per_video)
     progress.start(len(chosen), "embedding the gallery")
     video, audio, used, skips = _embed(encoder, dataset, chosen, settings, progress)
     if gallery is None:
@@ -126,7 +131,7 @@ def evaluate(
         if settings.gallery:
             save_gallery(gallery, settings.gallery)
     elif len(skips):
-        raise DataError(f"{settings.gallery}: {len(skips)} of its clips cannot be decoded any more: {skips.summary}")
+        raise DataError(f"{settings.gallery}: {len(skips)} of its clips can no longer be decoded: {skips.summary}")
     order = np.argsort([dataset.ids[position] for position in used], kind="stable")
     video, audio = video.rows(order), audio.rows(order)
     rerank = None
@@ -148,17 +153,17 @@ def evaluate(
     return evaluation
 
 
-def choose(ids: Sequence[str], clips_per_film: int) -> list[int]:
-    """Positions of the clips that enter a gallery: of each film so many, evenly from its middle; 0 takes all."""
-    if clips_per_film == 0:
+def choose_clips(ids: Sequence[str], clips_per_video: int) -> list[int]:
+    """Returns the positions of the clips for a gallery: `clips_per_video` of each video, evenly spaced; 0 takes all."""
+    if clips_per_video == 0:
         return list(range(len(ids)))
-    films: dict[str, list[int]] = {}
+    videos: dict[str, list[int]] = {}
     for position, clip_id in enumerate(ids):
-        films.setdefault(clip_id.rpartition("#")[0] or clip_id, []).append(position)
+        videos.setdefault(clip_id.rpartition("#")[0] or clip_id, []).append(position)
     chosen = []
-    for positions in films.values():
-        wanted = min(clips_per_film, len(positions))
-        chosen += [positions[(2 * number + 1) * len(positions) // (2 * wanted)] for number in range(wanted)]
+    for positions in videos.values():
+        count = min(clips_per_video, len(positions))
+        chosen += [positions[(2 * number + 1) * len(positions) // (2 * count)] for number in range(count)]
     return sorted(chosen)
 
 
@@ -169,7 +174,7 @@ def _embed(
     settings: EvaluateSettings,
     progress: Progress,
 ) -> tuple[Vectors, Vectors, list[int], SkipReport]:
-    """Both senses' vectors of the chosen clips, which of them could be decoded, and the files that could not."""
+    """Returns the video and audio vectors of the chosen clips, the positions that were decoded, and the files that were not."""
     used: list[int] = []
     skips = SkipReport()
     videos: list[Embedding] = []
@@ -189,45 +194,46 @@ def _embed(
         progress.advance(len(positions))
     if not used:
         raise DataError(f"{settings.data}: no clip could be decoded; {skips.summary}")
-    return _joined(videos), _joined(audios), used, skips
+    return _concatenate(videos), _concatenate(audios), used, skips
 
 
-def _joined(parts: list[Embedding]) -> Vectors:
-    clips = [part.clip_BE.cpu().numpy() for part in parts]
-    return Vectors(np.concatenate(clips), np.concatenate([part.frames_BTE.cpu().numpy() for part in parts]))
+def _concatenate(batches: list[Embedding]) -> Vectors:
+    clips = [batch.clip_BE.cpu().numpy() for batch in batches]
+    return Vectors(np.concatenate(clips), np.concatenate([batch.frames_BTE.cpu().numpy() for batch in batches]))
 
 
 def _read(
     dataset: ClipDataset, chosen: list[int], batch_size: int, num_workers: int
 ) -> Iterator[tuple[list[int], list[Clip | MediaError]]]:
-    parts = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
+    """Yields the clips in batches, with their positions."""
+    batches = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
     context = multiprocessing.get_context("forkserver") if num_workers else None
-    # A short gallery is read sooner than workers start.
-    workers = num_workers if len(parts) > num_workers * 4 else 0
+    # A small gallery is read before the workers would have started.
+    workers = num_workers if len(batches) > num_workers * 4 else 0
     loader: DataLoader[list[Clip | MediaError]] = DataLoader(
-        _Parts(dataset, parts),
+        _Batches(dataset, batches),
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context if workers else None,
     )
-    return zip(parts, loader, strict=True)
+    return zip(batches, loader, strict=True)
 
 
-class _Parts(Dataset[list[Clip | MediaError]]):
-    """Lists of clips by number, for loader processes."""
+class _Batches(Dataset[list[Clip | MediaError]]):
+    """Batches of clips, for the processes of a loader."""
 
-    def __init__(self, dataset: ClipDataset, parts: list[list[int]]) -> None:
-        self.dataset, self.parts = dataset, parts
+    def __init__(self, dataset: ClipDataset, batches: list[list[int]]) -> None:
+        self.dataset, self.batches = dataset, batches
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.batches)
 
     def __getitem__(self, number: int) -> list[Clip | MediaError]:
-        return self.dataset.read(self.parts[number])
+        return self.dataset.read(self.batches[number])
 
 
 def _trained_on(model: Path) -> set[str]:
-    """Sources that the run was trained on, as it wrote them down."""
+    """Returns the sources that the run was trained on, from its `sources.txt`."""
     for folder in (model, *itertools.islice(model.parents, 2)):
         if (folder / "sources.txt").is_file():
             return set((folder / "sources.txt").read_text().splitlines())
@@ -247,24 +253,24 @@ def _write(settings: EvaluateSettings, evaluation: Evaluation) -> None:
 
 
 def ranking_rows(evaluation: Evaluation, best: int = 100) -> Iterator[dict[str, Any]]:
-    """For every query its rank and its best candidates with their scores, as JSON values."""
+    """Yields the rank and the best candidates of every query, with their scores, as JSON values."""
     ids = evaluation.gallery.ids
-    for way, scores_QN in zip(WAYS, evaluation.scores(), strict=True):
+    for direction, scores_QN in zip(DIRECTIONS, evaluation.scores(), strict=True):
         for query, order in enumerate(rankings(scores_QN)):
             yield {
-                "direction": way,
+                "direction": direction,
                 "query": ids[query],
                 "rank": int(np.flatnonzero(order == query)[0]) + 1,
                 "candidates": [
-                    [ids[which], round(told_score(float(scores_QN[query, which])), 6)] for which in order[:best]
+                    [ids[number], round(reported_score(float(scores_QN[query, number])), 6)] for number in order[:best]
                 ],
             }
 
 
-def _figure(value: float, name: str) -> str:
+def _formatted(value: float, name: str) -> str:
     return f"{value:.1f}" if name == "MedR" else f"{value:.3f}"
 
 
 def _with_interval(name: str, value: float, interval: Sequence[float]) -> str:
     low, high = interval
-    return f"{_figure(value, name)} [{_figure(low, name)}, {_figure(high, name)}]"
+    return f"{_formatted(value, name)} [{_formatted(low, name)}, {_formatted(high, name)}]"

@@ -1,14 +1,10 @@
-"""Retrieval figures of a gallery, both ways, each beside what chance gives.
+"""Retrieval metrics of a gallery in both directions, with chance levels, intervals and a leak check.
 
-Letters: Q queries, N candidates, E length of an embedding.
+The rank of a query's true candidate is 1 + the number of other candidates whose score is at least its own, over the whole
+gallery. Ties so count against the model: a collapsed encoder, which scores everything alike, ranks last and not first. A true
+candidate with a score of NaN ranks last; another candidate with NaN ranks behind every number.
 
-Ranks of true candidates over a whole gallery; ties count against the model.
-
-rank = 1 + number of other candidates whose score is at least the true candidate's. A collapsed encoder, which scores
-everything alike, so ranks last and not first. A true score that is not a number ranks last; another candidate's that is
-not a number stands behind every number.
-
-Letters: Q queries, N candidates, E length of an embedding.
+Letters: Q queries, N candidates, E length of an embedding, T frames.
 """
 
 from __future__ import annotations
@@ -20,27 +16,120 @@ from numpy.typing import ArrayLike, NDArray
 
 from cmmixer.models.rerank import TIE, SequenceRerank
 
-# Scores held at a time.
-MOST_SCORES = 2**25
+RECALL_AT = (1, 5, 10)
+PERCENTILES = (2.5, 97.5)
+# Scores in memory at a time: 256 MiB of float64.
+MAX_SCORES = 2**25
 
 
-def ranks(scores_QN: ArrayLike, truth_Q: ArrayLike | None = None, *, tie: float = 0.0) -> NDArray[np.int64]:
-    """Rank of each query's true candidate, 1 .. N.
+class Reranks(NamedTuple):
+    """The second stage of each direction."""
+
+    video_to_audio: SequenceRerank
+    audio_to_video: SequenceRerank
+
+    @classmethod
+    def of(cls, video_NTE: NDArray[Any], audio_NTE: NDArray[Any], top: int) -> Self:
+        """Builds both from the frame vectors of a gallery."""
+        return cls(SequenceRerank(video_NTE, audio_NTE, top), SequenceRerank(audio_NTE, video_NTE, top))
+
+
+def retrieval_metrics(
+    video_NE: NDArray[Any],
+    audio_NE: NDArray[Any],
+    *,
+    gallery: str,
+    resamplings: int = 1000,
+    seed: int = 0,
+    rerank: Reranks | None = None,
+) -> dict[str, Any]:
+    """Computes all metrics of a gallery in which the video `video_NE[i]` belongs to the audio `audio_NE[i]`.
 
     Args:
-        scores_QN: score of each candidate for each query; higher is better.
-        truth_Q: column of each query's true candidate; left out, query i belongs to candidate i.
-        tie: scores at most this far below the true one still count as ties with it.
+        video_NE, audio_NE: unit vectors.
+        gallery: sha256 of the frozen gallery.
+        resamplings: number of bootstrap resamples.
+        seed: seed of the bootstrap and the shuffled pairs.
+        rerank: the second stage of each direction.
+
+    Returns:
+        JSON values: `video_to_audio` and `audio_to_video` (R@1, R@5, R@10, MedR, MRR), `candidates`, `chance`, `gallery`, and
+        `intervals` and `shuffled_pairs` by direction. Rates are in [0, 1].
 
     Raises:
-        ValueError: shapes that do not fit, or a true candidate outside the gallery.
+        ValueError: the numbers of video and audio vectors differ, or there are none.
     """
-    scores = np.asarray(scores_QN)
-    if scores.ndim != 2:
-        raise ValueError(f"scores must be [Q, N]; got shape {scores.shape}")
-    truth = _truth(truth_Q, *scores.shape)
-    true_score = scores[np.arange(len(truth)), truth]
-    return _rank_rows(scores, true_score, tie)
+    if video_NE.shape != audio_NE.shape or len(video_NE) == 0:
+        raise ValueError(
+            f"expected as many video as audio vectors, at least one; got {video_NE.shape} and {audio_NE.shape}"
+        )
+    directions = {"video_to_audio": (video_NE, audio_NE), "audio_to_video": (audio_NE, video_NE)}
+    second = rerank._asdict() if rerank is not None else dict.fromkeys(directions)
+    ranks = {name: ranks_of(*directions[name], rerank=second[name]) for name in directions}
+    return {
+        **{name: rank_metrics(ranks[name]) for name in directions},
+        "candidates": len(video_NE),
+        "chance": chance_metrics(len(video_NE)),
+        "gallery": gallery,
+        "intervals": {
+            name: bootstrap_intervals(ranks[name], resamplings=resamplings, seed=seed) for name in directions
+        },
+        "shuffled_pairs": {
+            name: shuffled_pairs(*directions[name], seed=seed, rerank=second[name]) for name in directions
+        },
+    }
+
+
+def rank_metrics(ranks_Q: ArrayLike) -> dict[str, float]:
+    """Computes R@K, the fraction of queries with rank <= K; MedR, the median rank; and MRR, the mean of 1 / rank.
+
+    Raises:
+        ValueError: there are no queries.
+    """
+    ranks = np.asarray(ranks_Q)
+    if ranks.size == 0:
+        raise ValueError("no queries: metrics of nothing are not defined")
+    metrics = {f"R@{k}": float(np.mean(ranks <= k)) for k in RECALL_AT}
+    return metrics | {"MedR": float(np.median(ranks)), "MRR": float(np.mean(1.0 / ranks))}
+
+
+def chance_metrics(candidates: int) -> dict[str, float]:
+    """Computes the expected metrics of uniform ranks 1 .. N: min(K, N) / N, (N + 1) / 2, (1 + 1/2 + .. + 1/N) / N."""
+    metrics = {f"R@{k}": min(k, candidates) / candidates for k in RECALL_AT}
+    harmonic = float(np.sum(1.0 / np.arange(1, candidates + 1)))
+    return metrics | {"MedR": (candidates + 1) / 2, "MRR": harmonic / candidates}
+
+
+def bootstrap_intervals(ranks_Q: ArrayLike, *, resamplings: int = 1000, seed: int = 0) -> dict[str, list[float]]:
+    """Computes 95 % intervals of `rank_metrics` by the percentile bootstrap over queries (Efron and Tibshirani 1993, ch. 13).
+
+    Returns:
+        Metric -> [low, high]: the 2.5th and 97.5th percentile over the resamples.
+    """
+    ranks, generator = np.asarray(ranks_Q), np.random.default_rng(seed)
+    resamples = [rank_metrics(ranks[generator.integers(0, ranks.size, ranks.size)]) for _ in range(resamplings)]
+    return {
+        name: [float(edge) for edge in np.percentile([metrics[name] for metrics in resamples], PERCENTILES)]
+        for name in resamples[0]
+    }
+
+
+def shuffled_pairs(
+    queries_NE: NDArray[Any],
+    candidates_NE: NDArray[Any],
+    *,
+    shuffles: int = 10,
+    seed: int = 0,
+    rerank: SequenceRerank | None = None,
+) -> dict[str, float]:
+    """Computes the metrics with a random true candidate for each query, averaged over `shuffles` pairings.
+
+    They are at the chance level, unless something leaks.
+    """
+    generator = np.random.default_rng(seed)
+    pairings = [generator.permutation(len(candidates_NE)) for _ in range(shuffles)]
+    results = [rank_metrics(ranks_of(queries_NE, candidates_NE, truth, rerank=rerank)) for truth in pairings]
+    return {name: float(np.mean([metrics[name] for metrics in results])) for name in results[0]}
 
 
 def ranks_of(
@@ -52,23 +141,27 @@ def ranks_of(
     tie: float = TIE,
     rerank: SequenceRerank | None = None,
 ) -> NDArray[np.int64]:
-    """As `ranks`, scored by dot product in float64, `chunk` queries at a time; the Q x N matrix is never held whole.
+    """Computes `ranks` of dot products in float64, without holding the Q x N matrix in memory.
 
-    Left out, `chunk` is as many as make 2^25 scores (256 MiB). It changes no rank. With `rerank`, each query's best
-    candidates are ordered anew by their frames.
+    Args:
+        queries_QE, candidates_NE: embeddings.
+        truth_Q: as in `ranks`.
+        chunk: queries scored at a time, which changes no rank; default: as many as make `MAX_SCORES` scores.
+        tie: as in `ranks`.
+        rerank: reorders the best candidates of each query by their frames.
 
     Raises:
-        ValueError: as `ranks`.
+        ValueError: as in `ranks`.
     """
     queries, candidates = np.asarray(queries_QE, dtype=np.float64), np.asarray(candidates_NE, dtype=np.float64)
     if queries.ndim != 2 or candidates.ndim != 2 or queries.shape[1] != candidates.shape[1]:
         raise ValueError(f"embeddings must be [Q, E] and [N, E]; got {queries.shape} and {candidates.shape}")
     truth = _truth(truth_Q, len(queries), len(candidates))
-    chunk = max(1, MOST_SCORES // max(1, len(candidates))) if chunk is None else chunk
+    chunk = max(1, MAX_SCORES // max(1, len(candidates))) if chunk is None else chunk
     result = np.empty(len(queries), dtype=np.int64)
     for start in range(0, len(queries), chunk):
         rows = slice(start, start + chunk)
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is ranked, last
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity get a rank too
             scores = queries[rows] @ candidates.T
         if rerank is not None:
             rerank(start, scores, truth[rows])
@@ -76,11 +169,30 @@ def ranks_of(
     return result
 
 
-def rankings(scores_QN: ArrayLike, truth_Q: ArrayLike | None = None, *, tie: float = 0.0) -> NDArray[np.int64]:
-    """Candidates of each query, best first, [Q, N]; the true one stands exactly at its rank, behind its ties.
+def ranks(scores_QN: ArrayLike, truth_Q: ArrayLike | None = None, *, tie: float = 0.0) -> NDArray[np.int64]:
+    """Computes the rank of each query's true candidate, 1 .. N.
+
+    Args:
+        scores_QN: score of each candidate for each query; higher is better.
+        truth_Q: column of each query's true candidate; default: candidate i for query i.
+        tie: scores at most this far below the true candidate's still count as ties with it.
 
     Raises:
-        ValueError: as `ranks`.
+        ValueError: shapes that do not match, or a true candidate outside the gallery.
+    """
+    scores = np.asarray(scores_QN)
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be [Q, N]; got shape {scores.shape}")
+    truth = _truth(truth_Q, *scores.shape)
+    true_score = scores[np.arange(len(truth)), truth]
+    return _rank_rows(scores, true_score, tie)
+
+
+def rankings(scores_QN: ArrayLike, truth_Q: ArrayLike | None = None, *, tie: float = 0.0) -> NDArray[np.int64]:
+    """Sorts the candidates of each query, best first, [Q, N]; the true one is exactly at its rank, behind its ties.
+
+    Raises:
+        ValueError: as in `ranks`.
     """
     scores = np.array(scores_QN, dtype=np.float64)
     truth = _truth(truth_Q, *scores.shape)
@@ -89,7 +201,7 @@ def rankings(scores_QN: ArrayLike, truth_Q: ArrayLike | None = None, *, tie: flo
     is_true = np.zeros(scores.shape, dtype=bool)
     is_true[rows, truth] = True
     unknown = np.isnan(scores)
-    # The last key counts first: numbers before what is none, then high before low, then others before the true one.
+    # The last key counts first: numbers before NaN, then high before low, then others before the true one.
     order: NDArray[np.int64] = np.lexsort((is_true, -np.where(unknown, 0.0, scores), unknown), axis=-1)
     return order
 
@@ -108,122 +220,7 @@ def _truth(truth_Q: ArrayLike | None, queries: int, candidates: int) -> NDArray[
 
 
 def _rank_rows(scores_QN: NDArray[np.floating], true_Q: NDArray[np.floating], tie: float) -> NDArray[np.int64]:
-    # The true candidate is among those counted, as its own score is at least its own; hence no "1 +".
-    above: NDArray[np.int64] = np.count_nonzero(scores_QN >= (true_Q - tie)[:, None], axis=1)
-    above[np.isnan(true_Q)] = scores_QN.shape[1]
-    return above
-
-
-RECALL_AT = (1, 5, 10)
-
-PERCENTILES = (2.5, 97.5)
-
-
-class Reranks(NamedTuple):
-    """A second stage for each direction."""
-
-    video_to_audio: SequenceRerank
-    audio_to_video: SequenceRerank
-
-    @classmethod
-    def of(cls, video_NTE: NDArray[Any], audio_NTE: NDArray[Any], top: int) -> Self:
-        """Of the frames of a gallery's pictures and sounds."""
-        return cls(SequenceRerank(video_NTE, audio_NTE, top), SequenceRerank(audio_NTE, video_NTE, top))
-
-
-def rank_metrics(ranks_Q: ArrayLike) -> dict[str, float]:
-    """R@K, the part of queries with rank <= K; MedR, the median rank; MRR, the mean of 1 / rank.
-
-    Raises:
-        ValueError: there are no queries.
-    """
-    ranks = np.asarray(ranks_Q)
-    if ranks.size == 0:
-        raise ValueError("no queries: metrics of nothing are not defined")
-    figures = {f"R@{k}": float(np.mean(ranks <= k)) for k in RECALL_AT}
-    return figures | {"MedR": float(np.median(ranks)), "MRR": float(np.mean(1.0 / ranks))}
-
-
-def chance_metrics(candidates: int) -> dict[str, float]:
-    """What ranks drawn evenly from 1 .. N give on average: min(K, N) / N, (N + 1) / 2, (1 + 1/2 + .. + 1/N) / N."""
-    figures = {f"R@{k}": min(k, candidates) / candidates for k in RECALL_AT}
-    harmonic = float(np.sum(1.0 / np.arange(1, candidates + 1)))
-    return figures | {"MedR": (candidates + 1) / 2, "MRR": harmonic / candidates}
-
-
-def bootstrap_intervals(ranks_Q: ArrayLike, *, resamplings: int = 1000, seed: int = 0) -> dict[str, list[float]]:
-    """95 % intervals of `rank_metrics` by the percentile bootstrap over queries (Efron and Tibshirani 1993, ch. 13).
-
-    Returns:
-        Metric -> [low, high]: the 2.5th and 97.5th percentile over the resamplings.
-    """
-    ranks, generator = np.asarray(ranks_Q), np.random.default_rng(seed)
-    drawn = [rank_metrics(ranks[generator.integers(0, ranks.size, ranks.size)]) for _ in range(resamplings)]
-    return {
-        name: [float(edge) for edge in np.percentile([figures[name] for figures in drawn], PERCENTILES)]
-        for name in drawn[0]
-    }
-
-
-def shuffled_pairs(
-    queries_NE: NDArray[Any],
-    candidates_NE: NDArray[Any],
-    *,
-    shuffles: int = 10,
-    seed: int = 0,
-    rerank: SequenceRerank | None = None,
-) -> dict[str, float]:
-    """The same figures when each query's true candidate is drawn at random: sits at chance, or something leaks.
-
-    The mean over `shuffles` random pairings.
-    """
-    generator = np.random.default_rng(seed)
-    pairings = [generator.permutation(len(candidates_NE)) for _ in range(shuffles)]
-    figures = [rank_metrics(ranks_of(queries_NE, candidates_NE, truth, rerank=rerank)) for truth in pairings]
-    return {name: float(np.mean([figure[name] for figure in figures])) for name in figures[0]}
-
-
-def retrieval_metrics(
-    video_NE: NDArray[Any],
-    audio_NE: NDArray[Any],
-    *,
-    gallery: str,
-    resamplings: int = 1000,
-    seed: int = 0,
-    rerank: Reranks | None = None,
-) -> dict[str, Any]:
-    """All figures of a gallery whose clip i has the picture `video_NE[i]` and the sound `audio_NE[i]`.
-
-    Args:
-        video_NE, audio_NE: unit vectors.
-        gallery: sha256 of the frozen gallery.
-        resamplings: of the bootstrap.
-        seed: of the bootstrap and the shuffled pairs.
-        rerank: a second stage for each direction.
-
-    Returns:
-        JSON values: `video_to_audio` and `audio_to_video` (R@1, R@5, R@10, MedR, MRR), `candidates`, `chance`, `gallery`;
-        `intervals` and `shuffled_pairs` by direction. Rates lie in [0, 1].
-
-    Raises:
-        ValueError: unequal numbers of pictures and sounds, or none.
-    """
-    if video_NE.shape != audio_NE.shape or len(video_NE) == 0:
-        raise ValueError(
-            f"expected as many pictures as sounds, at least one; got {video_NE.shape} and {audio_NE.shape}"
-        )
-    directions = {"video_to_audio": (video_NE, audio_NE), "audio_to_video": (audio_NE, video_NE)}
-    second = rerank._asdict() if rerank is not None else dict.fromkeys(directions)
-    ranks = {name: ranks_of(*directions[name], rerank=second[name]) for name in directions}
-    return {
-        **{name: rank_metrics(ranks[name]) for name in directions},
-        "candidates": len(video_NE),
-        "chance": chance_metrics(len(video_NE)),
-        "gallery": gallery,
-        "intervals": {
-            name: bootstrap_intervals(ranks[name], resamplings=resamplings, seed=seed) for name in directions
-        },
-        "shuffled_pairs": {
-            name: shuffled_pairs(*directions[name], seed=seed, rerank=second[name]) for name in directions
-        },
-    }
+    # This counts the true candidate too, since its score is at least its own: hence no "1 +".
+    ranks: NDArray[np.int64] = np.count_nonzero(scores_QN >= (true_Q - tie)[:, None], axis=1)
+    ranks[np.isnan(true_Q)] = scores_QN.shape[1]
+    return ranks

@@ -1,0 +1,1 @@
+"""Decoding, encoding and analysis of media files."""

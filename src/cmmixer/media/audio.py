@@ -1,8 +1,10 @@
-"""Decoded sound frames -> mono samples at the wanted rate, each at its own place in time.
+"""Turns decoded audio frames into mono samples at a given rate, each at its place in time.
 
-Frames are mixed down to mono at their own rate and laid into a buffer by their timestamps (what is missing stays zero),
-then the buffer is resampled in one go. The buffer begins where both rates have a sample at the same instant, so a window
-of a long film gives the same numbers as the whole film decoded at once.
+Frames are mixed down to mono at their own rate and written into a buffer by their timestamps; gaps stay zero. Then the whole
+buffer is resampled at once. It begins where both rates have a sample at the same instant, so a window cut from a long file
+has the same samples as that part of the file decoded as a whole.
+
+Letters: C channels, N samples.
 """
 
 from __future__ import annotations
@@ -16,23 +18,22 @@ from numpy.typing import NDArray
 
 from cmmixer.media.container import TimedFrame
 
-# Resampling looks at neighbours; this much more on either side than was asked for keeps edges out of the result.
+# Resampling uses neighboring samples; this margin on either side keeps edge effects out of the result.
 _EDGE_SECONDS = 0.02
 
-# Timestamps are rounded (to 1 ms in Matroska); a frame this close to the end of the one before follows it directly.
+# Timestamps are rounded (to 1 ms in Matroska); a frame this close to the end of the previous one follows it directly.
 JOIN_SECONDS = 0.02
 
-
-# Left to itself, mixing down to floats adds channels up: a loud 5.1 film would be clipped later.
+# By default, FFmpeg sums channels when it mixes down to floats: a loud 5.1 track would be clipped later.
 _NO_LOUDER = {"rematrix_maxval": "1.0"}
 
 
 class ChannelMixer:
-    """Frames of any layout, format and rate -> float samples of one layout at one rate.
+    """A converter of frames of any layout, format and rate to float samples of one layout and rate.
 
     Args:
-        sample_rate_hz: rate that is wanted, usually that of the first frame.
-        layout: FFmpeg's name of the channels that are wanted.
+        sample_rate_hz: rate of the output, usually that of the first frame.
+        layout: FFmpeg's name of the output's channel layout.
     """
 
     def __init__(self, sample_rate_hz: int, layout: str = "mono") -> None:
@@ -43,17 +44,17 @@ class ChannelMixer:
         self._resampler: av.AudioResampler | None = None
 
     def mix(self, frame: av.AudioFrame) -> NDArray[np.float32]:
-        """Samples of one frame, float32 (channels, N), full scale is 1."""
+        """Returns the samples of one frame, float32 (C, N); full scale is 1."""
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self._kind:
             self._kind = kind
             self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=self._rate, options=_NO_LOUDER)
-        # The resampler would otherwise compare timestamps, which are dealt with here.
+        # Timestamps are handled by the caller; the resampler must not correct for them.
         frame.pts = None
         try:
             return self._push(frame)
         except (av.FFmpegError, ValueError):
-            # A layout that FFmpeg has no recipe for: the plain average of its channels.
+            # FFmpeg has no mixing matrix for this layout: take the plain average of its channels.
             self._resampler = av.AudioResampler(format="fltp", rate=self._rate)
             return self._push(frame)
 
@@ -66,19 +67,19 @@ class ChannelMixer:
         return np.repeat(samples_CN.mean(axis=0, keepdims=True), self._channels, axis=0)
 
 
-def lay_out(
+def assemble_mono(
     frames: Iterable[TimedFrame], start_seconds: float, end_seconds: float, sample_rate_hz: int
 ) -> NDArray[np.int16] | None:
-    """Mono samples of [start, end) at the wanted rate; zeros where the frames leave gaps.
+    """Returns mono samples of [start, end) at the given rate, with zeros where the frames leave gaps.
 
     Args:
         frames: in order of time, the first early enough for the codec to have settled by `start_seconds`.
-        start_seconds: where the stretch begins; a multiple of `1 / sample_rate_hz`.
-        end_seconds: where it ends, likewise.
-        sample_rate_hz: wanted rate.
+        start_seconds: start of the stretch; a multiple of `1 / sample_rate_hz`.
+        end_seconds: end of the stretch, likewise.
+        sample_rate_hz: rate of the result.
 
     Returns:
-        int16 (N,), or None if there was not a single frame.
+        int16 (N,), or None if there was no frame at all.
     """
     buffer: _Buffer | None = None
     for timed in frames:
@@ -93,47 +94,47 @@ def lay_out(
 
 
 class _Buffer:
-    """Mono samples at the stream's own rate, from a common grid point before `start` to a little after `end`."""
+    """Mono samples at the stream's own rate, from an instant before `start` that both rates share to a little after `end`."""
 
-    def __init__(self, start_seconds: float, end_seconds: float, own_rate: int, wanted_rate: int) -> None:
-        common = math.gcd(own_rate, wanted_rate)
-        own_step, wanted_step = own_rate // common, wanted_rate // common
+    def __init__(self, start_seconds: float, end_seconds: float, own_rate: int, target_rate: int) -> None:
+        common = math.gcd(own_rate, target_rate)
+        own_step, target_step = own_rate // common, target_rate // common
         steps = math.floor((start_seconds - _EDGE_SECONDS) * common)
-        self._own_rate, self._wanted_rate = own_rate, wanted_rate
+        self._own_rate, self._target_rate = own_rate, target_rate
         self._first = steps * own_step
-        self._skip = round(start_seconds * wanted_rate) - steps * wanted_step
-        self._wanted = round(end_seconds * wanted_rate) - round(start_seconds * wanted_rate)
+        self._skip = round(start_seconds * target_rate) - steps * target_step
+        self._length = round(end_seconds * target_rate) - round(start_seconds * target_rate)
         self._samples = np.zeros(math.ceil((end_seconds + _EDGE_SECONDS) * own_rate) - self._first, np.float32)
         self._mixer = ChannelMixer(own_rate)
         self._next: int | None = None
 
     def add(self, seconds: float, frame: av.AudioFrame) -> bool:
-        """Lays one frame down; False once a frame begins after the end."""
-        place = round(seconds * self._own_rate) - self._first
-        if self._next is not None and abs(place - self._next) <= JOIN_SECONDS * self._own_rate:
-            place = self._next
-        if place >= len(self._samples):
+        """Writes one frame into the buffer; returns False once a frame begins after the end."""
+        begin = round(seconds * self._own_rate) - self._first
+        if self._next is not None and abs(begin - self._next) <= JOIN_SECONDS * self._own_rate:
+            begin = self._next
+        if begin >= len(self._samples):
             return False
         (samples,) = self._mixer.mix(frame)
-        self._next = place + len(samples)
+        self._next = begin + len(samples)
         if self._next > 0:
-            part = samples[max(0, -place) : max(0, len(self._samples) - place)]
-            self._samples[max(0, place) : max(0, place) + len(part)] = part
+            part = samples[max(0, -begin) : max(0, len(self._samples) - begin)]
+            self._samples[max(0, begin) : max(0, begin) + len(part)] = part
         return True
 
     def resampled(self) -> NDArray[np.int16]:
-        """What was laid down, at the wanted rate, without the extra edges."""
-        samples = to_rate(self._samples, self._own_rate, self._wanted_rate)[self._skip : self._skip + self._wanted]
-        return np.pad(samples, (0, self._wanted - len(samples)))
+        """Returns the buffer at the target rate, without its margins."""
+        samples = resample(self._samples, self._own_rate, self._target_rate)[self._skip : self._skip + self._length]
+        return np.pad(samples, (0, self._length - len(samples)))
 
 
-def to_rate(samples: NDArray[np.float32], own_rate: int, wanted_rate: int) -> NDArray[np.int16]:
-    """Mono float samples at one rate -> int16 at another; sample 0 stays at its instant."""
-    if own_rate == wanted_rate:
+def resample(samples: NDArray[np.float32], own_rate: int, target_rate: int) -> NDArray[np.int16]:
+    """Converts mono float samples to int16 at another rate; sample 0 keeps its instant."""
+    if own_rate == target_rate:
         return np.asarray(np.clip(np.rint(samples * 32768.0), -32768, 32767), dtype=np.int16)
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate = own_rate
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=wanted_rate)
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=target_rate)
     parts = [
         np.asarray(part.to_ndarray()[0], np.int16) for part in (*resampler.resample(frame), *resampler.resample(None))
     ]
@@ -141,7 +142,7 @@ def to_rate(samples: NDArray[np.float32], own_rate: int, wanted_rate: int) -> ND
 
 
 def loudness_dbfs(samples: NDArray[np.int16]) -> float:
-    """Root mean square of int16 samples in decibels relative to full scale; minus infinity for digital silence."""
+    """Returns the root mean square of int16 samples in dBFS; minus infinity for digital silence."""
     if samples.size == 0:
         return -math.inf
     power = float(np.mean(np.square(samples, dtype=np.float64))) / 32768.0**2

@@ -1,10 +1,11 @@
-"""Opening a file and reading one of its streams from any instant; the only place that seeks.
+"""Opens media containers and reads one of their streams from any instant. The only module that seeks.
 
-Film time 0 is the container's start, whatever its timestamps say (broadcast recordings start at any hour).
+Time 0 is the container's start, whatever its timestamps say: broadcast recordings start at any hour.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
@@ -25,17 +26,20 @@ from cmmixer.errors import MediaError
 MediaStream = VideoStream | AudioStream
 MediaFrame = av.VideoFrame | av.AudioFrame
 
-# A picture of more stored pixels than this is an attack or damage, not a film.
-_MOST_PIXELS = 1 << 28
+# A frame with more pixels than this is an attack or damage, not a video.
+_MAX_PIXELS = 1 << 28
 
-# A damaged container may fail to give a packet and still have good ones behind it.
-_MOST_READ_ERRORS = 16
+# A damaged container may fail to read one packet and still have good ones after it.
+_MAX_READ_ERRORS = 16
 
-_NOT_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+# No codec stores audio or moving images in fewer bits; a header that states a longer duration than its bytes can hold is wrong.
+_MIN_BITS_PER_SECOND = 600
+
+_STILL_IMAGES = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 class Deadline:
-    """A time limit that decoding loops ask about, packet by packet."""
+    """A time limit that decoding loops check at every packet."""
 
     def __init__(self, path: str, limit_seconds: float) -> None:
         self.path = path
@@ -43,14 +47,14 @@ class Deadline:
         self._end = time.monotonic() + limit_seconds
 
     def check(self) -> None:
-        """Raises MediaError (`time-limit`) once the limit is over."""
+        """Raises MediaError (`time-limit`) once the time is up."""
         if time.monotonic() > self._end:
             raise MediaError(self.path, "time-limit", f"took longer than {self.limit_seconds:g} s")
 
 
 @contextmanager
 def media_errors(path: str) -> Iterator[None]:
-    """FFmpeg's errors, and those of PyAV on nonsense, told as MediaError."""
+    """Turns FFmpeg's errors, and those PyAV raises on invalid input, into MediaError."""
     try:
         yield
     except MediaError:
@@ -64,7 +68,7 @@ def media_errors(path: str) -> Iterator[None]:
 
 
 def check_file(path: str | Path) -> str:
-    """The absolute path of a regular file that is not empty.
+    """Returns the absolute path of a regular file that is not empty.
 
     Raises:
         MediaError: `missing`, `not-a-file`, `empty` or `unreadable`.
@@ -73,7 +77,7 @@ def check_file(path: str | Path) -> str:
     try:
         status = os.stat(name)
     except OSError as error:
-        # A dangling or looping link is there, but leads to no file.
+        # A dangling or looping link exists but leads to no file.
         if os.path.islink(name):
             raise MediaError(name, "not-a-file", "is a link that leads nowhere") from error
         if isinstance(error, FileNotFoundError):
@@ -88,7 +92,7 @@ def check_file(path: str | Path) -> str:
 
 
 def open_container(path: str, limit_seconds: float, options: dict[str, str] | None = None) -> InputContainer:
-    """Opens a checked path, with FFmpeg's options. Only local files are ever read, even where a play list names others."""
+    """Opens a checked path with FFmpeg's options. Reads local files only, even if a playlist names remote ones."""
     with media_errors(path):
         return av.open(
             path,
@@ -100,29 +104,35 @@ def open_container(path: str, limit_seconds: float, options: dict[str, str] | No
 
 
 def origin_seconds(container: InputContainer) -> float:
-    """The container's start; it is at most that of its streams."""
+    """Returns the timestamp of the container's start, which is never later than that of its streams."""
     if container.start_time is not None:
         return container.start_time / av.time_base
     starts = [float(s.start_time * s.time_base) for s in container.streams if s.start_time is not None and s.time_base]
     return min(starts, default=0.0)
 
 
-def best_picture(container: InputContainer) -> VideoStream | None:
-    """The picture stream a player would choose; cover art and thumbnails are none."""
+def best_video_stream(container: InputContainer) -> VideoStream | None:
+    """Returns the video stream a player would choose; cover art and thumbnails do not count.
+
+    Raises:
+        MediaError: `unreadable`, if its frames are too large.
+    """
     streams = [
         stream
         for stream in container.streams.video
-        if stream.codec_context is not None and not stream.disposition & _NOT_PICTURES
+        if stream.codec_context is not None and not stream.disposition & _STILL_IMAGES
     ]
     best = container.streams.best("video")
     chosen = best if best in streams else max(streams, key=lambda stream: stream.width * stream.height, default=None)
-    if chosen is not None and chosen.width * chosen.height > _MOST_PIXELS:
-        raise MediaError(container.name, "unreadable", f"a picture of {chosen.width} x {chosen.height} is too large")
+    if chosen is not None and chosen.width * chosen.height > _MAX_PIXELS:
+        raise MediaError(
+            container.name, "unreadable", f"its frames of {chosen.width} x {chosen.height} pixels are too large"
+        )
     return chosen
 
 
-def best_sound(container: InputContainer) -> AudioStream | None:
-    """The sound stream a player would choose."""
+def best_audio_stream(container: InputContainer) -> AudioStream | None:
+    """Returns the audio stream a player would choose."""
     streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
     best = container.streams.best("audio")
     return best if best in streams else (streams[0] if streams else None)
@@ -130,14 +140,14 @@ def best_sound(container: InputContainer) -> AudioStream | None:
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """A decoded frame and when it begins, from the film's beginning."""
+    """A decoded frame and the time at which it begins, counted from the start of the file."""
 
     seconds: float
     frame: MediaFrame
 
 
 class StreamReader:
-    """Reads one stream of one file from any instant. Each reader has its own container, so two never disturb each other."""
+    """A reader of one stream of one file. Each has its own container, so that two never disturb each other."""
 
     def __init__(self, path: str, index: int, origin_seconds: float, deadline: Deadline) -> None:
         self._path = path
@@ -145,13 +155,13 @@ class StreamReader:
         self._origin_seconds = origin_seconds
         self._deadline = deadline
         self._container: InputContainer | None = None
-        self._untouched = False
+        self._at_start = False
         self._tick_seconds = 1.0
 
     def adopt(self, container: InputContainer) -> None:
-        """Takes over a freshly opened container instead of opening the file again."""
-        self._container, self._untouched = container, True
-        self._choose()
+        """Takes over a newly opened container instead of opening the file again."""
+        self._container, self._at_start = container, True
+        self._select_stream()
 
     def close(self) -> None:
         """Closes the file."""
@@ -161,16 +171,16 @@ class StreamReader:
 
     @property
     def stream(self) -> MediaStream:
-        """The stream, as PyAV sees it."""
+        """The PyAV stream."""
         if self._container is None:
             self._reopen()
         assert self._container is not None
         return self._container.streams[self._index]  # type: ignore[return-value]
 
     def frames_from(self, seconds: float) -> Iterator[TimedFrame]:
-        """Decoded frames in order, the first at or before `seconds` where the stream has one.
+        """Returns decoded frames in order; the first begins at or before `seconds` if the stream has such a frame.
 
-        Seeks to a key frame; where the container's index led too far, steps back, in the end to the first packet.
+        Seeks to a key frame. If the container's index leads too far, steps back, in the end to the first packet.
         """
         start_seconds = self._start_seconds()
         for target in _steps_back(seconds, start_seconds):
@@ -184,7 +194,7 @@ class StreamReader:
         return self._decode()
 
     def key_frame_between(self, start_seconds: float, end_seconds: float) -> bool | None:
-        """Does a key frame begin in (start, end]? None where the container's index does not tell."""
+        """Whether a key frame begins in (start, end]; None if the container's index does not cover it."""
         stream = self.stream
         entries = stream.index_entries
         if len(entries) == 0 or self._seconds(entries[-1].timestamp) < end_seconds - 3.0:
@@ -205,25 +215,25 @@ class StreamReader:
     def _reopen(self) -> None:
         self.close()
         self._container = open_container(self._path, self._deadline.limit_seconds)
-        self._untouched = True
-        self._choose()
+        self._at_start = True
+        self._select_stream()
 
-    def _choose(self) -> None:
+    def _select_stream(self) -> None:
         assert self._container is not None
         for stream in self._container.streams:
             stream.discard = Discard.default if stream.index == self._index else Discard.all
-        # A float once: exact fractions cost more than decoding a small frame.
+        # Converted once: exact fractions cost more than decoding a small frame.
         self._tick_seconds = float(self.stream.time_base or 1)
-        # Decoder processes run side by side; threads within one would only fight them.
+        # Decoder processes run side by side; threads would only compete with them.
         self.stream.codec_context.thread_count = 1
 
     def _seek(self, seconds: float) -> bool:
-        """Moves to a key frame at or before `seconds`; False where the container cannot seek."""
+        """Moves to a key frame at or before `seconds`; returns False if the container cannot seek."""
         stream = self.stream
-        if self._untouched and seconds <= self._start_seconds():
+        if self._at_start and seconds <= self._start_seconds():
             return True
         assert self._container is not None
-        self._untouched = False
+        self._at_start = False
         try:
             self._container.seek(self._timestamp(seconds), stream=stream, backward=True)
         except av.FFmpegError:
@@ -231,10 +241,10 @@ class StreamReader:
         return True
 
     def _decode(self) -> Iterator[TimedFrame]:
-        """Frames from the current position on; damaged packets are stepped over."""
-        self._untouched = False
+        """Decodes frames from the current position on; skips damaged packets."""
+        self._at_start = False
         stream = self.stream
-        after = self._start_seconds()
+        next_seconds = self._start_seconds()
         for packet in self._packets():
             try:
                 frames = packet.decode()
@@ -243,13 +253,13 @@ class StreamReader:
             for frame in frames:
                 assert isinstance(frame, av.VideoFrame | av.AudioFrame)
                 timestamp = frame.pts if frame.pts is not None else frame.dts
-                seconds = after if timestamp is None else self._seconds(timestamp)
-                after = seconds + _frame_seconds(frame, stream)
+                seconds = next_seconds if timestamp is None else self._seconds(timestamp)
+                next_seconds = seconds + _frame_seconds(frame, stream)
                 yield TimedFrame(seconds, frame)
 
     def _packets(self) -> Iterator[av.Packet[Stream]]:
         assert self._container is not None
-        for _ in range(_MOST_READ_ERRORS):
+        for _ in range(_MAX_READ_ERRORS):
             try:
                 for packet in self._container.demux(self.stream):
                     self._deadline.check()
@@ -262,7 +272,7 @@ class StreamReader:
 
 
 def _steps_back(seconds: float, start_seconds: float) -> Iterator[float]:
-    """Where to seek to, one attempt after the other: the instant itself, then ever earlier ones, then the start."""
+    """Yields seek targets in the order they are tried: the instant itself, ever earlier ones, then the start."""
     step = 1.0
     target = seconds
     while target > start_seconds:
@@ -273,18 +283,56 @@ def _steps_back(seconds: float, start_seconds: float) -> Iterator[float]:
 
 
 def _frame_seconds(frame: MediaFrame, stream: MediaStream) -> float:
-    """How long a frame lasts; only asked for where timestamps are missing."""
+    """Duration of a frame, for streams whose timestamps are missing."""
     if isinstance(frame, av.AudioFrame):
         return frame.samples / frame.sample_rate if frame.sample_rate else 0.0
     rate = stream.guessed_rate
     return 1.0 / float(rate) if rate else 0.04
 
 
-def packet_end_seconds(path: str, origin_seconds: float, deadline: Deadline) -> float:
-    """Where the last packet of picture or sound ends, found by reading the whole file without decoding."""
+def duration_seconds(container: InputContainer, path: str, origin: float, deadline: Deadline) -> float:
+    """Returns the duration stated by the container, or, if that cannot be true, the end of the last packet.
+
+    Args:
+        container: an open container.
+        path: the checked path it was opened from; it may be opened again.
+        origin: timestamp of its start, in seconds.
+        deadline: checked while all packets are read.
+
+    Raises:
+        MediaError: `unreadable`, if it holds no packets at all; `time-limit`.
+    """
+    stated = (container.duration or 0) / av.time_base
+    believable = 0 < stated < container.size * 8 / _MIN_BITS_PER_SECOND
+    duration = stated if believable else _last_packet_end(path, origin, deadline)
+    if "mp4" in container.format.name:
+        duration = min(duration, _indexed_seconds(container, origin))
+    if not duration > 0:
+        raise MediaError(deadline.path, "unreadable", "holds a header but no video and no audio")
+    return duration
+
+
+def _indexed_seconds(container: InputContainer, origin: float) -> float:
+    """Time up to which a truncated file holds what its index lists; infinity if it is complete."""
+    ends = []
+    for stream in container.streams:
+        entries = stream.index_entries
+        if len(entries) == 0 or stream.time_base is None or stream.type not in ("video", "audio"):
+            continue
+        if entries[-1].pos + entries[-1].size <= container.size:
+            return math.inf
+        present = [entry.timestamp for entry in entries if entry.pos + entry.size <= container.size]
+        ends.append(float(max(present, default=0) * stream.time_base) - origin)
+    return max(ends, default=math.inf)
+
+
+def _last_packet_end(path: str, origin: float, deadline: Deadline) -> float:
+    """End of the last packet of video or audio, found by reading the whole file without decoding."""
     end = 0.0
     with open_container(path, deadline.limit_seconds) as container:
-        streams = [stream for stream in (best_picture(container), best_sound(container)) if stream is not None]
+        streams = [
+            stream for stream in (best_video_stream(container), best_audio_stream(container)) if stream is not None
+        ]
         packets = container.demux(streams)
         while True:
             deadline.check()
@@ -296,7 +344,7 @@ def packet_end_seconds(path: str, origin_seconds: float, deadline: Deadline) -> 
                 break
             if packet is None:
                 break
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            if stamp is not None and packet.time_base is not None:
-                end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base) - origin_seconds)
+            timestamp = packet.pts if packet.pts is not None else packet.dts
+            if timestamp is not None and packet.time_base is not None:
+                end = max(end, float((timestamp + (packet.duration or 0)) * packet.time_base) - origin)
     return end

@@ -1,4 +1,4 @@
-"""A decoded frame -> H x W pixels: turned as the container says, pixels made square, short side to fit, then cropped."""
+"""Converts a decoded frame to H x W pixels: rotates it as displayed, makes pixels square, scales the short side, crops."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-# Exact rounding and colour at full width; the scaler's short cuts are off by a level or two.
+# Exact rounding and chroma at full width; the scaler's shortcuts are off by a level or two.
 _SCALER = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT)
 
-# Scaling the whole picture is cheapest while little of it is cropped away; beyond this ratio of scaled to wanted pixels
-# (4096 x 64, absurd pixel shapes) the picture is cropped first, so that memory stays bounded.
+# Scaling the whole frame is cheapest while little of it is cropped away. Beyond this ratio of scaled to output pixels (for
+# instance 4096 x 64 stored pixels, or absurd pixel shapes) the frame is cropped first, to bound memory.
 _SCALE_FIRST_RATIO = 4
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How stored pixels become displayed ones: first transposed, then flipped.
+    """How stored pixels are displayed: first transposed, then flipped.
 
     Attributes:
-        transpose: rows and columns change places.
+        transpose: rows become columns.
         flip_x, flip_y: mirrored left-right, top-bottom, after the transposition.
     """
 
@@ -31,7 +31,7 @@ class Orientation:
     flip_y: bool = False
 
     def turn(self, pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Stored pixels -> displayed pixels."""
+        """Converts stored pixels to displayed pixels."""
         if self.transpose:
             pixels_HWC = pixels_HWC.transpose(1, 0, 2)
         if self.flip_y:
@@ -41,7 +41,7 @@ class Orientation:
         return np.ascontiguousarray(pixels_HWC)
 
     def stored_crop(self, crop: tuple[float, float]) -> tuple[float, float]:
-        """Where a crop offset `(down, right)` of the displayed picture lies in the stored one."""
+        """Converts a crop offset `(down, right)` of the displayed frame to one of the stored frame."""
         down = 1 - crop[0] if self.flip_y else crop[0]
         right = 1 - crop[1] if self.flip_x else crop[1]
         return (right, down) if self.transpose else (down, right)
@@ -51,12 +51,12 @@ UPRIGHT = Orientation()
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """The frame's display matrix, rounded to quarter turns and mirrors.
+    """Returns the frame's display matrix, rounded to quarter turns and mirrors.
 
     A stored point (x, y) is displayed at (a x + c y, b x + d y); ISO/IEC 14496-12, 6.2.2: entries a b u c d v x y w.
     """
     # PyAV's `side_data` ties frame and container into a cycle that keeps the pixels until the garbage collector runs;
-    # so it is asked only where there is something to ask for. A pure top-bottom mirror, unknown in films, is missed.
+    # so it is read only if the frame is rotated. A pure top-bottom mirror, unknown in videos, is missed.
     matrix = _display_matrix(frame) if frame.rotation else None
     if matrix is None:
         return UPRIGHT
@@ -67,13 +67,13 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
 
 
 def displayed_size(frame: av.VideoFrame, pixel_aspect: float = 1.0) -> tuple[int, int]:
-    """(height, width) a player would show: pixels made square by stretching the width, then turned."""
+    """Returns (height, width) as shown by a player: pixels made square by stretching the width, then rotated."""
     height, width = frame.height, max(1, round(frame.width * pixel_aspect))
     return (width, height) if orientation_of(frame).transpose else (height, width)
 
 
 def _display_matrix(frame: av.VideoFrame) -> bytes | None:
-    # Looked up by name, as in PyAV's own type annotations; a name that is not there is a KeyError.
+    # PyAV looks up side data by name and raises KeyError if there is none.
     try:
         return bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]
     except KeyError:
@@ -82,11 +82,11 @@ def _display_matrix(frame: av.VideoFrame) -> bytes | None:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture of square or other pixels is scaled to cover a target, and where the target lies in it.
+    """How a frame is scaled to cover a target, and where the target lies in it.
 
     Attributes:
-        height, width: size of the whole picture after scaling; at least the target's in both directions.
-        top, left: where the target begins in the scaled picture.
+        height, width: size of the whole frame after scaling; at least the target's in both directions.
+        top, left: first row and column of the target in the scaled frame.
     """
 
     height: int
@@ -98,13 +98,13 @@ class Fit:
 def fit_to_cover(
     source: tuple[int, int], pixel_aspect: float, target: tuple[int, int], crop: tuple[float, float]
 ) -> Fit:
-    """Short side to fit, then crop at an offset.
+    """Scales the short side to fit, then crops at an offset.
 
     Args:
         source: (height, width) in stored pixels.
         pixel_aspect: width of a stored pixel divided by its height.
-        target: (height, width) wanted.
-        crop: (down, right), 0 keeps the top or left edge, 0.5 the centre, 1 the bottom or right edge.
+        target: (height, width) of the output.
+        crop: (down, right), 0 keeps the top or left edge, 0.5 the center, 1 the bottom or right edge.
     """
     scale = max(target[0] / source[0], target[1] / (source[1] * pixel_aspect))
     height = max(target[0], round(source[0] * scale))
@@ -112,11 +112,11 @@ def fit_to_cover(
     return Fit(height, width, round((height - target[0]) * crop[0]), round((width - target[1]) * crop[1]))
 
 
-class PictureFitter:
-    """Frames as a player shows them, scaled and cropped to `height` x `width`.
+class FrameFitter:
+    """A converter of frames to what a player shows, scaled and cropped to `height` x `width`.
 
     Args:
-        height, width: wanted size.
+        height, width: size of the output.
         pixel_aspect: width of a stored pixel divided by its height.
         crop: (down, right) offset of the crop, see `fit_to_cover`.
     """
@@ -125,11 +125,11 @@ class PictureFitter:
         self, height: int, width: int, *, pixel_aspect: float = 1.0, crop: tuple[float, float] = (0.5, 0.5)
     ) -> None:
         self.height, self.width, self.pixel_aspect, self.crop = height, width, pixel_aspect, crop
-        # Kept, since setting a scaler up costs more than scaling a small picture.
+        # Reused: setting up a scaler costs more than scaling a small frame.
         self._first, self._second = VideoReformatter(), VideoReformatter()
 
     def pixels(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """One frame.
+        """Converts one frame.
 
         Returns:
             uint8 (H, W, 3), red-green-blue.
@@ -145,7 +145,7 @@ class PictureFitter:
         return orientation.turn(part)
 
     def _cropped_first(self, frame: av.VideoFrame, fit: Fit, target: tuple[int, int]) -> NDArray[np.uint8]:
-        """The same as scaling and cropping, up to a stored pixel, without ever holding the whole scaled picture."""
+        """Equals scaling and cropping, up to one stored pixel, without ever holding the whole scaled frame."""
         down, right = frame.height / fit.height, frame.width / fit.width
         top, left = (min(int(fit.top * down), frame.height - 1), min(int(fit.left * right), frame.width - 1))
         rows, columns = max(1, round(target[0] * down)), max(1, round(target[1] * right))
@@ -155,6 +155,6 @@ class PictureFitter:
 
 
 def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, height: int, width: int) -> NDArray[np.uint8]:
-    # One thread: more of them take ten times as long on a small picture.
+    # One thread: more of them take ten times as long on a small frame.
     scaled = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=_SCALER, threads=1)
     return np.asarray(scaled.to_ndarray(), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Where in a film clips lie, and at which instants their frames are taken. Plain arithmetic on seconds."""
+"""Places clips in a video and frames in a clip. Plain arithmetic on seconds."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 
 from cmmixer.types import Span
 
-# Containers round: a "ten-second" film at 29.97 frames per second lasts 9.976 s. A film that misses a clip's length by
-# no more than this still counts as long enough; its last frame is held and its sound zero-padded.
+# Containers round: a "ten-second" video at 29.97 frames per second lasts 9.976 s. A video that misses a clip's length by
+# no more than this still counts as long enough; its last frame is held and its audio zero-padded.
 SLACK_SECONDS = 0.05
 
 
 def frame_instants(span: Span, frames: int) -> NDArray[np.float64]:
-    """The centres of `frames` equal cells of a span.
+    """Returns the centers of `frames` equal cells of a span.
 
     Returns:
-        float64 (T,), seconds from the film's beginning: `start + (k + 1/2) x duration / T`.
+        float64 (T,), seconds from the start of the video: `start + (k + 1/2) x duration / T`.
 
     Raises:
         ValueError: `frames` is below 1.
     """
     if frames < 1:
-        raise ValueError(f"a span is cut into 1 cell or more; got {frames}")
+        raise ValueError(f"frames must be 1 or more; got {frames}")
     cells = np.arange(frames, dtype=np.float64) + 0.5
     return np.asarray(span.start_seconds + cells * (span.duration_seconds / frames), dtype=np.float64)
 
@@ -37,20 +37,20 @@ def clip_spans(
     cover_end: bool = False,
     keep_short: bool = False,
 ) -> list[Span]:
-    """Clips of one film: they start at 0, stride, 2 x stride, ... and are full unless `keep_short` says otherwise.
+    """Returns the clips of one video, which start at 0, stride, 2 x stride, ...; all are of full length unless `keep_short`.
 
     Args:
-        duration_seconds: length of the film.
+        duration_seconds: length of the video.
         clip_seconds: length of a clip.
         stride_seconds: distance between the starts of two clips.
-        cover_end: add a last clip aligned to the film's end where the others leave a rest.
-        keep_short: a film shorter than a clip gives one span, [0, duration).
+        cover_end: add a last clip that ends with the video, if the others leave a remainder.
+        keep_short: return the one span [0, duration) for a video shorter than a clip, instead of none.
 
     Raises:
         ValueError: a length or a stride that is not positive.
     """
     if clip_seconds <= 0 or stride_seconds <= 0:
-        raise ValueError(f"clips need a positive length and stride; got {clip_seconds} s every {stride_seconds} s")
+        raise ValueError(f"clip length and stride must be positive; got {clip_seconds} s every {stride_seconds} s")
     if not duration_seconds > 0:
         return []
     if duration_seconds < clip_seconds - SLACK_SECONDS:
@@ -64,22 +64,22 @@ def clip_spans(
 
 
 def even_spans(duration_seconds: float, clip_seconds: float, count: int) -> list[Span]:
-    """`count` clips evenly from a film's start to its end, overlapping where it is short: the multi-clip test protocol.
+    """Returns `count` clips spaced evenly from a video's start to its end, overlapping if it is short.
 
-    Of Kinetics-trained networks (non-local networks, arXiv 1711.07971, 4.1: ten clips evenly along the film). A film no
-    longer than a clip gives one span, [0, duration).
+    This is the multi-clip test protocol of networks trained on Kinetics (Non-local Neural Networks, arXiv 1711.07971, section
+    4.1: ten clips sampled evenly along the video). A video no longer than a clip gives one span, [0, duration).
 
     Raises:
         ValueError: a length that is not positive, or `count` below 1.
     """
     if clip_seconds <= 0 or count < 1:
-        raise ValueError(f"clips need a positive length and a count of 1 or more; got {count} of {clip_seconds} s")
+        raise ValueError(f"clip length must be positive and count 1 or more; got {count} clips of {clip_seconds} s")
     if not duration_seconds > 0:
         return []
-    room_seconds = duration_seconds - clip_seconds
-    if room_seconds <= SLACK_SECONDS:
-        return [Span(0.0, duration_seconds if room_seconds < -SLACK_SECONDS else clip_seconds)]
+    spare_seconds = duration_seconds - clip_seconds
+    if spare_seconds <= SLACK_SECONDS:
+        return [Span(0.0, duration_seconds if spare_seconds < -SLACK_SECONDS else clip_seconds)]
     if count == 1:
-        return [Span(room_seconds / 2, room_seconds / 2 + clip_seconds)]
-    starts = (number * room_seconds / (count - 1) for number in range(count))
+        return [Span(spare_seconds / 2, spare_seconds / 2 + clip_seconds)]
+    starts = (number * spare_seconds / (count - 1) for number in range(count))
     return [Span(start, start + clip_seconds) for start in starts]

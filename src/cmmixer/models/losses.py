@@ -1,9 +1,10 @@
-"""Contrastive losses over the batches of all processes.
+"""Contrastive losses over the batches of all processes: InfoNCE and NT-Xent.
 
-Letters: B pairs of this process, W processes, M = W * B pairs of all, E length of an embedding. Each process scores its
-own B rows against all M columns and returns the mean over its rows. Gathered columns carry gradients back to the
-process they came from, summed; so after the averaging of data-parallel training the gradient is that of one process
-with all M pairs, and the mean of the processes' values is its value. Every process must bring the same B.
+Each process scores its own B rows against all M columns and returns the mean over its rows. Gradients flow back through the
+gathered columns to the process they came from, and are summed there. After the averaging of data-parallel training, loss
+and gradient are those of a single process with all M pairs. Every process must bring the same B.
+
+Letters: B pairs of this process, T frames, W processes, M = W * B pairs of all, E length of an embedding.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ def info_nce(video_BE: Tensor, audio_BE: Tensor, logit_scale: Tensor | float) ->
     mean over i of [-log softmax_j(s <v_i, a_j>)_i - log softmax_j(s <a_i, v_j>)_i] / 2.
 
     Args:
-        video_BE, audio_BE: unit vectors; row i of one belongs to row i of the other.
+        video_BE, audio_BE: unit vectors; rows of the same index are a pair.
         logit_scale: s, 1 / temperature.
 
     Returns:
         Scalar, float32 or wider.
     """
-    video_BE, audio_BE = _wide(video_BE), _wide(audio_BE)
+    video_BE, audio_BE = _at_least_float32(video_BE), _at_least_float32(audio_BE)
     target_B = _first_row(len(video_BE)) + torch.arange(len(video_BE), device=video_BE.device)
     to_audio_BM = logit_scale * video_BE @ _gather(audio_BE).T
     to_video_BM = logit_scale * audio_BE @ _gather(video_BE).T
@@ -37,48 +38,49 @@ def info_nce(video_BE: Tensor, audio_BE: Tensor, logit_scale: Tensor | float) ->
 
 
 def nt_xent(video_BE: Tensor, audio_BE: Tensor, temperature: float) -> Tensor:
-    """NT-Xent (SimCLR, arXiv 2002.05709, algorithm 1): each of the 2M samples against the 2M - 1 others.
+    """NT-Xent (SimCLR, arXiv 2002.05709, algorithm 1): scores each of the 2M samples against the 2M - 1 others.
 
-    Its partner is the positive; samples of its own sense are negatives too. The published variant.
+    The positive is the other half of the pair; samples of the same modality are negatives too. The published CMMixer uses it.
 
     Args:
-        video_BE, audio_BE: unit vectors; row i of one belongs to row i of the other.
-        temperature: what cosines are divided by.
+        video_BE, audio_BE: unit vectors; rows of the same index are a pair.
+        temperature: divides the cosines.
 
     Returns:
         Scalar, float32 or wider.
     """
-    video_BE, audio_BE = _wide(video_BE), _wide(audio_BE)
+    video_BE, audio_BE = _at_least_float32(video_BE), _at_least_float32(audio_BE)
     all_video_ME, all_audio_ME = _gather(video_BE), _gather(audio_BE)
     pairs, row_B = len(all_video_ME), torch.arange(len(video_BE), device=video_BE.device) + _first_row(len(video_BE))
     own = torch.cat([row_B, row_B + pairs])
     partner = torch.cat([row_B + pairs, row_B])
-    logits = torch.cat([video_BE, audio_BE]) @ torch.cat([all_video_ME, all_audio_ME]).T / temperature
+    logits = torch.cat([video_BE, audio_BE]) @ torch.cat([all_video_ME, all_audio_ME]).T / temperature  # [2B, 2M]
     column = torch.arange(2 * pairs, device=video_BE.device)
     logits = logits.masked_fill(column == own.unsqueeze(1), float("-inf"))
     return functional.cross_entropy(logits, partner)
 
 
 def sequence_vectors(frames_BTE: Tensor) -> Tensor:
-    """[B, T, E] -> [B, T * E] of unit length, whose dot product is the mean over frames of the frames' cosines.
+    """Concatenates the frames of each clip: [B, T, E] -> [B, T * E], scaled to unit length.
 
-    With them in place of clip vectors a loss contrasts what happens when: a pair fits if its frames fit in their order
-    (comparing sequences before averaging: SCAV, arXiv 2407.05782; see `evaluation.sequence`).
+    The dot product of two such vectors is the mean cosine of their aligned frames. Used in place of clip vectors, a loss
+    contrasts the timing: a pair matches if its frames match in order. Comparing sequences before averaging: SCAV
+    (arXiv 2407.05782); see `models.rerank`.
     """
     return frames_BTE.flatten(1) / math.sqrt(frames_BTE.shape[1])
 
 
 def frame_vectors(frames_BTE: Tensor) -> Tensor:
-    """[B, T, E] -> [B * T, E]: every frame of every clip for itself.
+    """Lists the frames of all clips: [B, T, E] -> [B * T, E].
 
-    With them in place of clip vectors a loss contrasts moments: a frame is to find its own sound among all of the batch, those of
-    its own clip's other instants included (such negatives: AVTS, arXiv 1807.00230, 3.1).
+    Used in place of clip vectors, a loss contrasts moments: a frame must find its own sound among those of the whole batch,
+    including the other instants of its own clip. Such negatives: AVTS (arXiv 1807.00230, 3.1).
     """
     return frames_BTE.flatten(0, 1)
 
 
-def _wide(embedding: Tensor) -> Tensor:
-    """At least float32: in bfloat16 a cosine has under three digits."""
+def _at_least_float32(embedding: Tensor) -> Tensor:
+    """Widens half precision: in bfloat16 a cosine has fewer than three digits."""
     return embedding.float() if embedding.dtype in (torch.bfloat16, torch.float16) else embedding
 
 
@@ -87,12 +89,12 @@ def _distributed() -> bool:
 
 
 def _first_row(rows: int) -> int:
-    """Where this process's rows begin among all processes' rows."""
+    """Index of this process's first row among the rows of all processes."""
     return dist.get_rank() * rows if _distributed() else 0
 
 
 class _GatherRows(torch.autograd.Function):
-    """Rows of all processes, in the order of their ranks; gradients are summed and cut back into rows."""
+    """Concatenates the rows of all processes by rank. Backward sums the gradients and returns this process's rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def _gather(rows: Tensor) -> Tensor:
-    """[B, E] -> [M, E], differentiably; one process alone gets its own rows."""
+    """[B, E] -> [M, E], with gradients; a single process gets its own rows back."""
     if not _distributed():
         return rows
     gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]

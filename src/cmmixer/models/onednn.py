@@ -1,16 +1,14 @@
-"""A linear layer whose float32 products go to oneDNN on a processor, forward and backward, instead of the BLAS torch was built with.
+"""Linear layers whose float32 matrix products run in oneDNN on CPU, for training and for inference.
 
-torch multiplies float32 matrices with MKL, which on processors of other makers than its own leaves half of the rate lying (AMD
-EPYC with AVX-512: 100 against 230 GFLOP/s a core, docs/step.md). oneDNN stands in the same torch. Values differ by rounding only.
+torch multiplies float32 matrices with the BLAS it was built with, usually MKL. On CPUs of other makers than Intel, MKL reaches
+less than half of the possible rate (AMD EPYC with AVX-512: 100 against 230 GFLOP/s per core, docs/step.md). oneDNN is part of
+the same torch. Values differ by rounding only.
 
-Letters: D values in, K values out.
+`Linear` replaces `nn.Linear`, forward and backward. `PackedLinear` is for inference only: the weights are reordered once
+instead of for each product, and a GELU behind the layer is computed while the output is still in the caches
+(docs/embedding.md).
 
-Matrix products of a network that only answers: oneDNN's, with weights laid out once.
-
-Beside what `models.linear` gains, oneDNN need not lay the weights out anew for each product, and computes the GELU behind a layer
-while the layer's output is still in the caches (docs/embedding.md).
-
-Letters: D values in, K values out.
+Letters: D values in, K values out, N rows.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 
 ONEDNN: Any = torch.ops.mkldnn
 
-# Whether this torch has oneDNN's products, on a kind of processor where they were measured.
+# Whether this torch has oneDNN's products, and the CPU is of a kind on which they were measured.
 HAS_ONEDNN = (
     bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     and hasattr(ONEDNN, "_linear_pointwise")
@@ -32,18 +30,18 @@ HAS_ONEDNN = (
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, [..., D] -> [..., K], with the same weights under the same names.
+    """An `nn.Linear`, [..., D] -> [..., K], with the same weights under the same names.
 
-    On other devices, in other precisions and in an export it is torch's own.
+    On other devices, in other precisions and in an export it falls back to torch's own product.
     """
 
     def forward(self, values: Tensor) -> Tensor:
-        if not self._takes(values):
+        if not self._supports(values):
             return super().forward(values)
         out: Tensor = _linear(values, self.weight, self.bias)
         return out
 
-    def _takes(self, values: Tensor) -> bool:
+    def _supports(self, values: Tensor) -> bool:
         return (
             values.device.type == "cpu"
             and values.dtype == self.weight.dtype == torch.float32
@@ -54,61 +52,8 @@ class Linear(nn.Linear):
         )
 
 
-def multiply(values: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """The product values weight' + bias, [..., D] by [K, D] -> [..., K], and the GELU of it; without gradients.
-
-    Args:
-        weight: of any strides, or laid out by oneDNN.
-    """
-    out: Tensor = ONEDNN._linear_pointwise(values, weight, bias, "gelu" if gelu else "none", [], "none")
-    return out
-
-
-# An operator of its own, so that torch's compiler, which does not know oneDNN's, leaves it as it is. Not by `custom_op`, whose
-# first call imports the compiler: a second at the start of every training.
-torch.library.define("cmmixer::linear", "(Tensor values, Tensor weight, Tensor? bias) -> Tensor")
-
-
-@torch.library.impl("cmmixer::linear", "CPU")
-def _by_onednn(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return multiply(values, weight, bias)
-
-
-@torch.library.register_fake("cmmixer::linear")  # type: ignore[untyped-decorator]
-def _shape(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return values.new_empty(*values.shape[:-1], weight.shape[0])
-
-
-OPERATOR: Any = torch.ops.cmmixer.linear
-
-
-def _linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    out: Tensor = OPERATOR(values, weight, bias)
-    return out
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients dx = dy W, dW = dy' x, db = the sum of dy."""
-    values, weight = ctx.saved_tensors
-    of_values, of_weight, of_bias = ctx.needs_input_grad
-    flat_NK = gradient.reshape(-1, gradient.shape[-1])
-    # oneDNN reads transposed matrices where they lie; copies of them were slower (docs/lab-notebook.md).
-    return (
-        _linear(gradient, weight.t(), None) if of_values else None,
-        _linear(flat_NK.t(), values.reshape(-1, values.shape[-1]).t(), None) if of_weight else None,
-        flat_NK.sum(0) if of_bias else None,
-    )
-
-
-torch.library.register_autograd("cmmixer::linear", _backward, setup_context=_keep)
-
-
 class PackedLinear(nn.Module):
-    """An `nn.Linear`, [..., D] -> [..., K], or it and the GELU that follows; float32, on a processor, without gradients."""
+    """An `nn.Linear`, [..., D] -> [..., K], optionally with the GELU behind it; float32 on CPU, without gradients."""
 
     def __init__(self, linear: nn.Linear, *, gelu: bool = False) -> None:
         super().__init__()
@@ -121,35 +66,91 @@ class PackedLinear(nn.Module):
 
 
 def pack_linears(network: nn.Module) -> None:
-    """Puts `PackedLinear` in the place of every linear layer; the network cannot be trained or saved afterwards.
+    """Replaces every linear layer by a `PackedLinear`, in place. The network can no longer be trained or saved.
 
     Args:
-        network: float32, on a processor with oneDNN (`models.linear.HAS_ONEDNN`), in evaluation mode.
+        network: float32, in evaluation mode, on a CPU with oneDNN (`HAS_ONEDNN`).
     """
-    for name, part in list(network.named_children()):
-        if isinstance(part, nn.Linear):
-            setattr(network, name, PackedLinear(part))
-        elif isinstance(part, nn.Sequential):
-            setattr(network, name, _packed_sequence(part))
+    for name, child in list(network.named_children()):
+        if isinstance(child, nn.Linear):
+            setattr(network, name, PackedLinear(child))
+        elif isinstance(child, nn.Sequential):
+            setattr(network, name, _pack_sequential(child))
         else:
-            pack_linears(part)
+            pack_linears(child)
 
 
-def _packed_sequence(parts: nn.Sequential) -> nn.Sequential:
-    """A GELU right behind a linear layer goes into it."""
+def _pack_sequential(children: nn.Sequential) -> nn.Sequential:
+    """Packs the linear layers; a GELU directly behind one is merged into it."""
     packed: list[nn.Module] = []
-    for part in parts:
-        before = packed[-1] if packed else None
-        if isinstance(part, nn.Linear):
-            packed.append(PackedLinear(part))
+    for child in children:
+        previous = packed[-1] if packed else None
+        if isinstance(child, nn.Linear):
+            packed.append(PackedLinear(child))
         elif (
-            isinstance(part, nn.GELU)
-            and part.approximate == "none"
-            and isinstance(before, PackedLinear)
-            and not before.gelu
+            isinstance(child, nn.GELU)
+            and child.approximate == "none"
+            and isinstance(previous, PackedLinear)
+            and not previous.gelu
         ):
-            before.gelu = True
+            previous.gelu = True
         else:
-            pack_linears(part)
-            packed.append(part)
-    return nn.Sequential(*packed).train(parts.training)
+            pack_linears(child)
+            packed.append(child)
+    return nn.Sequential(*packed).train(children.training)
+
+
+def multiply(values: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """Computes values weight' + bias, [..., D] by [K, D] -> [..., K], or the GELU of it; without gradients.
+
+    Args:
+        values: float32 on CPU.
+        weight: with any strides, or reordered by oneDNN.
+        bias: [K].
+        gelu: apply the exact GELU to the result.
+    """
+    out: Tensor = ONEDNN._linear_pointwise(values, weight, bias, "gelu" if gelu else "none", [], "none")
+    return out
+
+
+# An operator of its own, because torch's compiler does not know oneDNN's and must leave it as it is. Not by `custom_op`,
+# whose first call imports the compiler: that would cost a second at the start of every training.
+torch.library.define("cmmixer::linear", "(Tensor values, Tensor weight, Tensor? bias) -> Tensor")
+
+
+@torch.library.impl("cmmixer::linear", "CPU")
+def _linear_cpu(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return multiply(values, weight, bias)
+
+
+@torch.library.register_fake("cmmixer::linear")  # type: ignore[untyped-decorator]
+def _linear_fake(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return values.new_empty(*values.shape[:-1], weight.shape[0])
+
+
+OPERATOR: Any = torch.ops.cmmixer.linear
+
+
+def _linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = OPERATOR(values, weight, bias)
+    return out
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients dx = dy W, dW = dy' x, db = sum of dy."""
+    values, weight = ctx.saved_tensors
+    needs_values, needs_weight, needs_bias = ctx.needs_input_grad
+    flat_NK = gradient.reshape(-1, gradient.shape[-1])
+    # oneDNN reads transposed matrices in place; copying them first was slower (docs/lab-notebook.md).
+    return (
+        _linear(gradient, weight.t(), None) if needs_values else None,
+        _linear(flat_NK.t(), values.reshape(-1, values.shape[-1]).t(), None) if needs_weight else None,
+        flat_NK.sum(0) if needs_bias else None,
+    )
+
+
+torch.library.register_autograd("cmmixer::linear", _backward, setup_context=_save_for_backward)

@@ -1,9 +1,9 @@
-"""The retriever: two towers that lay a clip's picture and its sound next to each other on the unit sphere.
+"""The retriever: two towers that embed the frames and the sound of a clip close together on the unit sphere.
 
-    tokens = encoder(strip);  feature = mean of tokens;  embedding = unit(project(standardise(feature)))
+    tokens = encoder(strip);  feature = mean of tokens;  embedding = unit(project(normalize(feature)))
 
-The standardisation of each feature over the batch, before the projection, is decisive at small scale: without it all
-features share one large component that the contrast cannot see past.
+Normalizing each feature over the batch before the projection is decisive at small scale. Without it all features share one
+large component, which hides everything else from the contrastive loss.
 
 Letters: B clips, T frames, C channels, H x W pixels, L tokens, N visible ones, D width, E = embed_dim.
 """
@@ -15,26 +15,24 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional
 
 from cmmixer.config.clip import ClipSettings, ModelSettings
 from cmmixer.models.frontend import FrontEnd
-from cmmixer.models.heads import BatchStandardize, canonical_maps, tower_features
-from cmmixer.models.onednn import Linear
+from cmmixer.models.heads import Head, fit_cca, tower_features
 from cmmixer.models.patches import strip_grid
-from cmmixer.models.vit import StripEncoder, initialise
+from cmmixer.models.vit import StripEncoder
 from cmmixer.types import Statistics
 
-# The contrast is scaled by at most 100 (CLIP, arXiv 2103.00020, 2.5).
+# The logit scale is at most 100 (CLIP, arXiv 2103.00020, 2.5).
 MAX_LOGIT_SCALE = math.log(100.0)
 
 
 class Embedding(NamedTuple):
-    """One sense of B clips.
+    """The embeddings of one modality of B clips.
 
     Attributes:
-        clip_BE: float32, unit length; what is ranked.
-        frames_BTE: float32, unit length, of each frame; says where in the clip.
+        clip_BE: float32, unit length; ranks clips.
+        frames_BTE: float32, unit length, one per frame; locates a match within a clip.
     """
 
     clip_BE: Tensor
@@ -42,34 +40,27 @@ class Embedding(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Both senses of B clips, and what their cosines are multiplied with (1 / temperature), a scalar."""
+    """Both modalities of B clips, and the factor of their cosines (1 / temperature), a scalar."""
 
     video: Embedding
     audio: Embedding
     logit_scale: Tensor
 
 
-class Head(nn.Module):
-    """Standardise over the batch, project, unit length; frames pass with the clips' statistics."""
-
-    def __init__(self, dim: int, embed_dim: int) -> None:
-        super().__init__()
-        self.standardize = BatchStandardize(dim)
-        self.project = Linear(dim, embed_dim, bias=False)
-        self.apply(initialise)
-
-    def forward(self, clip_BD: Tensor, frames_BTD: Tensor) -> Embedding:
-        """Pooled features -> unit vectors."""
-        statistics = self.standardize.statistics(clip_BD.float())
-        clip_BE = self.project(self.standardize.apply_to(clip_BD.float(), statistics))
-        frames_BTE = self.project(self.standardize.apply_to(frames_BTD.float(), statistics))
-        return Embedding(
-            functional.normalize(clip_BE.float(), dim=-1), functional.normalize(frames_BTE.float(), dim=-1)
-        )
-
-
 class Retriever(nn.Module):
-    """Embeds the picture and the sound of clips. In evaluation mode a clip's vector does not depend on its batch."""
+    """Embeds the frames and the sound of clips. In evaluation mode an embedding does not depend on the batch.
+
+    Args:
+        model, clip, statistics: sizes of the towers, of their inputs, and how inputs are normalized.
+        embed_dim: E.
+        shared_tower: one encoder for both modalities, each with its own head.
+        temperature: its inverse is the initial logit scale.
+        interleave: whether the columns of the frames alternate in the strip; see `patches.to_strip`.
+        frame_level: encode each frame by itself; see `heads.tower_features`.
+
+    Raises:
+        SettingsError: the frames are not a whole number of patches.
+    """
 
     def __init__(
         self,
@@ -81,17 +72,17 @@ class Retriever(nn.Module):
         shared_tower: bool = False,
         temperature: float = 0.07,
         interleave: bool = False,
-        frames_apart: bool = False,
+        frame_level: bool = False,
     ) -> None:
         super().__init__()
-        strip_grid(clip.height, clip.width, clip.frames, model.patch)  # refuses pictures that do not fit the patches
+        strip_grid(clip.height, clip.width, clip.frames, model.patch)  # refuses frames that do not fit the patches
         self.patch, self.interleave, self.shared_tower = model.patch, interleave, shared_tower
-        self.frames_apart = frames_apart
+        self.frame_level = frame_level
         self.frontend = FrontEnd(clip, statistics)
         names = ("shared",) if shared_tower else ("video", "audio")
         self.encoders = nn.ModuleDict({name: StripEncoder(model) for name in names})
-        self.heads = nn.ModuleDict({sense: Head(model.dim, embed_dim) for sense in ("video", "audio")})
-        # Its logarithm is learnt, so that steps are relative.
+        self.heads = nn.ModuleDict({modality: Head(model.dim, embed_dim) for modality in ("video", "audio")})
+        # The logarithm is learnt, so that steps are relative.
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     def forward(
@@ -106,16 +97,16 @@ class Retriever(nn.Module):
         """Embeds pairs for training.
 
         Args:
-            video_BTCHW, audio_BTCHW: standardised frames and mel pictures.
-            mask_ratio: part of the tokens dropped; 0 in evaluation.
-            noise: for `mask_ratio` above 0, of video and of audio, each [B, L]; the tokens of least noise stay.
-            generator: draws the noise where it is not given.
+            video_BTCHW, audio_BTCHW: normalized frames and mel spectrograms.
+            mask_ratio: fraction of the tokens to drop; 0 in evaluation.
+            noise: for `mask_ratio` above 0, one [B, L] for video and one for audio; the tokens with the least noise stay.
+            generator: draws the noise if it is not given.
 
         Raises:
-            ValueError: pictures that are no whole number of patches, or `mask_ratio` without noise and generator.
+            ValueError: the frames are not a whole number of patches, or `mask_ratio` without noise and generator.
         """
         if self.training and self.logit_scale.requires_grad:
-            # Not a clamp in the graph: beyond the limit its gradient is 0, and there would be no way back.
+            # Not a clamp in the graph: beyond the limit its gradient is 0, and the scale could never return.
             with torch.no_grad():
                 self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         if mask_ratio > 0.0 and noise is None:
@@ -128,77 +119,70 @@ class Retriever(nn.Module):
 
     @torch.no_grad()
     def embed_video(self, pixels_BTCHW: Tensor) -> Embedding:
-        """uint8 frames [B, T, 3, H, W] -> unit vectors; in evaluation mode."""
+        """Embeds uint8 frames [B, T, 3, H, W]; call it in evaluation mode."""
         return self._embed("video", self.frontend.video(pixels_BTCHW))
 
     @torch.no_grad()
     def embed_audio(self, windows_BTN: Tensor) -> Embedding:
-        """int16 sound windows [B, T, N] -> unit vectors; in evaluation mode."""
+        """Embeds int16 audio windows [B, T, N]; call it in evaluation mode."""
         return self._embed("audio", self.frontend.audio(windows_BTN))
 
-    def tower(self, sense: str) -> StripEncoder:
-        """The encoder of "video" or "audio"; one and the same where the tower is shared."""
-        encoder = self.encoders["shared" if self.shared_tower else sense]
+    def tower(self, modality: str) -> StripEncoder:
+        """Returns the encoder of "video" or "audio"; a shared tower is the same for both."""
+        encoder = self.encoders["shared" if self.shared_tower else modality]
         assert isinstance(encoder, StripEncoder)
         return encoder
 
-    def features(self, sense: str, pictures_BTCHW: Tensor) -> Tensor:
-        """Standardised pictures of "video" or "audio" -> [B, D], what the tower gives for a clip before its head."""
-        clip_BD, _ = self._pooled(sense, pictures_BTCHW)
+    def features(self, modality: str, frames_BTCHW: Tensor) -> Tensor:
+        """Returns the features of normalized clips before the head, [B, D]; modality "video" or "audio"."""
+        clip_BD, _ = self._features(modality, frames_BTCHW)
         return clip_BD
 
-    def start_heads(self, video_ND: Tensor, audio_ND: Tensor) -> None:
-        """Both heads start at the canonical correlations of these pairs' features; see `models.canonical`.
-
-        Directions beyond the width of a tower keep their random start, made as weak as the weakest of the others.
-        """
-        maps = canonical_maps(video_ND, audio_ND)
-        for sense, rows_KD, features_ND in (("video", maps.video_KD, video_ND), ("audio", maps.audio_KD, audio_ND)):
-            head = self.heads[sense]
+    def initialize_heads(self, video_ND: Tensor, audio_ND: Tensor) -> None:
+        """Initializes both heads with the canonical correlations of these pairs of features; see `models.heads`."""
+        maps = fit_cca(video_ND, audio_ND)
+        for modality, rows_KD, features_ND in (("video", maps.video_KD, video_ND), ("audio", maps.audio_KD, audio_ND)):
+            head = self.heads[modality]
             assert isinstance(head, Head)
-            weight_ED = head.project.weight
-            kept = min(len(rows_KD), len(weight_ED))
-            with torch.no_grad():
-                weight_ED[kept:] *= float(maps.correlations_K[kept - 1])
-                weight_ED[:kept] = rows_KD[:kept].to(weight_ED)
-            head.standardize.start_at(features_ND)
+            head.initialize_from_cca(rows_KD, maps.correlations_K, features_ND)
 
-    def start_from(self, weights: dict[str, Tensor]) -> None:
-        """All towers take the encoder of a pre-trained autoencoder.
+    def load_pretrained_encoder(self, weights: dict[str, Tensor]) -> None:
+        """Copies the encoder of a pre-trained autoencoder into all towers.
 
         Args:
-            weights: the autoencoder's state, or its encoder's alone.
+            weights: state dict of the autoencoder, or of its encoder alone.
 
         Raises:
-            RuntimeError: a tensor is missing or of another shape.
+            RuntimeError: a tensor is missing or has another shape.
         """
         prefix = "encoder."
-        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        encoder_weights = {
+            name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
+        }
         for encoder in self.encoders.values():
-            encoder.load_state_dict(own or weights, strict=True)
+            encoder.load_state_dict(encoder_weights or weights, strict=True)
 
-    def _draw_noise(self, pictures_BTCHW: Tensor, generator: Generator | None) -> Tensor:
+    def _draw_noise(self, frames_BTCHW: Tensor, generator: Generator | None) -> Tensor:
         if generator is None:
-            raise ValueError("mask_ratio above 0 needs noise or a generator: chance is an argument")
-        batch, frames, _, height, width = pictures_BTCHW.shape
+            raise ValueError("mask_ratio above 0 needs noise or a generator")
+        batch, frames, _, height, width = frames_BTCHW.shape
         tokens = strip_grid(height, width, frames, self.patch).tokens
-        return torch.rand(batch, tokens, generator=generator, device=generator.device).to(pictures_BTCHW.device)
+        return torch.rand(batch, tokens, generator=generator, device=generator.device).to(frames_BTCHW.device)
 
     def _embed(
-        self, sense: str, pictures_BTCHW: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
+        self, modality: str, frames_BTCHW: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
     ) -> Embedding:
-        embedding: Embedding = self.heads[sense](*self._pooled(sense, pictures_BTCHW, mask_ratio, noise))
-        return embedding
+        return Embedding(*self.heads[modality](*self._features(modality, frames_BTCHW, mask_ratio, noise)))
 
-    def _pooled(
-        self, sense: str, pictures_BTCHW: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
+    def _features(
+        self, modality: str, frames_BTCHW: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         return tower_features(
-            self.tower(sense),
-            pictures_BTCHW,
+            self.tower(modality),
+            frames_BTCHW,
             self.patch,
             self.interleave,
-            apart=self.frames_apart,
+            frame_level=self.frame_level,
             mask_ratio=mask_ratio,
             noise=noise,
         )

@@ -1,1 +1,1 @@
-"""A searchable library of moments: building the index, searching it."""
+"""A searchable library of moments: building the index, searching it, and the Python class over both."""

@@ -1,8 +1,6 @@
-"""The moments of a library that go with those of a query, best first.
+"""The moments of an index that match those of a query: hits, best first, or a timeline of the query.
 
 Letters: Q moments of the query, E values of a vector.
-
-A whole film as the query: which stretch of it goes with what, in the order of the film.
 """
 
 from __future__ import annotations
@@ -19,29 +17,34 @@ import numpy as np
 
 from cmmixer.models.rerank import sequence_scores
 from cmmixer.retrieval.index import MomentIndex
-from cmmixer.retrieval.query import Asking
+from cmmixer.retrieval.query import QueryMoment
 
 _FIRST_CANDIDATES = 64
 
-# So many keys are looked for by the database; a list of more is slower than leaving out the rest afterwards.
-FEW_BATCHES = 1000
+# With up to this many keys the database filters; with more, filtering its result is faster.
+MAX_FILTER_KEYS = 1000
 
-# Moments count as touching when the gap between them is only rounding.
+# A gap between moments up to this is rounding: they touch.
 _TOUCH_SECONDS = 0.05
 
+_TIMELINE_CANDIDATES = 64
 
-@dataclass(frozen=True)
+# A match that continues the one before is preferred to one whose cosine is higher by less than this.
+_CONTINUITY_BONUS = 0.02
+
+
+@dataclass(frozen=True, repr=False)
 class Hit:
-    """One moment of the library.
+    """One moment of the index that matches the query.
 
     Attributes:
         rank: from 1.
-        path: the file that holds what was searched for: the film, or the file of its sound.
+        path: the file that has the target: the video, or its audio file.
         start_seconds, end_seconds: where in it.
-        score: cosine similarity, at most 1; after re-ranking the sequence score, at most 3.
-        query_start_seconds, query_end_seconds: the moment of the query it goes with.
-        source, label: as in the library's data.
-        missing: whether the file has gone from its place since it was indexed.
+        score: cosine similarity, at most 1; after reranking the sequence score, at most 3.
+        query_start_seconds, query_end_seconds: the moment of the query that it matches.
+        source, label: from the data's layout.
+        missing: whether the file has been moved or deleted since it was indexed.
     """
 
     rank: int
@@ -55,10 +58,14 @@ class Hit:
     label: str | None
     missing: bool
 
+    def __repr__(self) -> str:
+        missing = ", missing" if self.missing else ""
+        return f"Hit({self.rank}: {self.path!r}, {self.start_seconds:g}..{self.end_seconds:g} s, score={self.score:.3f}{missing})"
+
 
 def best_moments(
     library: MomentIndex,
-    asking: list[Asking],
+    query_moments: Sequence[QueryMoment],
     target: str,
     k: int,
     top: int = 0,
@@ -66,47 +73,47 @@ def best_moments(
     batches: Collection[str] | None = None,
     exact: bool = False,
 ) -> list[dict[str, Any]]:
-    """The k best moments: more candidates are fetched until none that was left out could be among them.
+    """Finds the k best moments. Candidates are fetched until none of the others could be among them.
 
     Args:
-        library: where to search.
-        asking: moments of the query.
-        target: `audio`, `video` or `film`.
-        k: how many.
-        top: so many candidates of each query moment are ordered by their frames and stand before all others.
+        library: the index.
+        query_moments: moments of the query.
+        target: `audio`, `video` or `any`.
+        k: number of moments.
+        top: so many candidates of each query moment are reranked by their frames, and precede all others; 0: no reranking.
         batches: only moments with these keys (`FileRow.batch`); None: all.
-        exact: look at every moment, in an optimised index too.
+        exact: search exactly, even if there is an ANN index.
 
     Returns:
-        Rows of `MomentIndex.nearest`, best first, neighbours of one file merged.
+        Rows of `MomentIndex.nearest`, best first; of moments of one file that overlap or touch, only the best.
     """
-    vectors_QE = np.stack([moment.vector_E for moment in asking])
-    everything = library.count()
+    vectors_QE = np.stack([moment.vector_E for moment in query_moments])
+    total = library.count()
     limit = max(_FIRST_CANDIDATES, 8 * k, top)
-    few = batches if batches is not None and len(batches) <= FEW_BATCHES else None
-    # An approximate index gives fewer than it was asked for though there are more.
-    approximate = not exact and few is None and library.plan(target) is not None
+    keys = batches if batches is not None and len(batches) <= MAX_FILTER_KEYS else None
+    # An ANN index may return fewer rows than the limit although there are more.
+    approximate = not exact and keys is None and library.ann_settings(target) is not None
     while True:
-        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=few, exact=exact)
+        rows = library.nearest(vectors_QE, target, limit, frames=top > 0, batches=keys, exact=exact)
         named = library.named(row["batch"] for row in rows)
-        left_out = _best_left_out(rows, limit)
+        bound = _best_not_fetched(rows, limit)
         rows = [row for row in rows if row["batch"] in named and (batches is None or row["batch"] in batches)]
         if top:
-            _by_sequence(rows, asking, top)
+            _rerank(rows, query_moments, top)
         best = collapse(rows)[:k]
-        nothing_left_out = limit >= everything or (left_out == -math.inf and not approximate)
-        if nothing_left_out or (len(best) == k and (best[-1]["timed"] if top else best[-1]["score"] >= left_out)):
+        complete = limit >= total or (bound == -math.inf and not approximate)
+        if complete or (len(best) == k and (best[-1]["reranked"] if top else best[-1]["score"] >= bound)):
             return best
         limit *= 4
 
 
-def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> None:
-    """Gives each query moment's best `top` rows, which `timed` names, their sequence scores."""
-    for number, moment in enumerate(asking):
+def _rerank(rows: list[dict[str, Any]], query_moments: Sequence[QueryMoment], top: int) -> None:
+    """Marks the best `top` rows of each query moment as `reranked`, and replaces their scores by sequence scores."""
+    for number, moment in enumerate(query_moments):
         own = sorted((row for row in rows if row["query"] == number), key=lambda row: (-row["score"], row["id"]))
         for place, row in enumerate(own):
-            row["timed"] = place < top
-        # Whoever has no vectors of single frames has no timing: the cosine stays.
+            row["reranked"] = place < top
+        # Without vectors of frames there is no timing: the cosine stays.
         framed = [row for row in own[:top] if row["frames"] is not None]
         if framed and moment.frames_TE is not None:
             cosines = np.array([row["score"] for row in framed])
@@ -115,40 +122,40 @@ def _by_sequence(rows: list[dict[str, Any]], asking: list[Asking], top: int) -> 
                 row["score"] = float(score)
 
 
-def _best_left_out(rows: list[dict[str, Any]], limit: int) -> float:
-    """No moment outside the candidates scores higher than this: the last candidate of the most generous query moment.
+def _best_not_fetched(rows: list[dict[str, Any]], limit: int) -> float:
+    """Returns an upper bound on the scores of moments that were not fetched; minus infinity if all were.
 
-    Minus infinity: there is none outside.
+    The bound is the highest among the lowest scores of the query moments that got as many rows as the limit allows.
     """
-    last: dict[int, tuple[int, float]] = {}
+    lowest: dict[int, tuple[int, float]] = {}
     for row in rows:
-        count, score = last.get(row["query"], (0, 1.0))
-        last[row["query"]] = (count + 1, min(score, row["score"]))
-    return max((score for count, score in last.values() if count == limit), default=-math.inf)
+        count, score = lowest.get(row["query"], (0, 1.0))
+        lowest[row["query"]] = (count + 1, min(score, row["score"]))
+    return max((score for count, score in lowest.values() if count == limit), default=-math.inf)
 
 
 def collapse(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Best first, without moments that overlap or touch a better one of the same file. Equal scores go by id.
+    """Sorts rows, best first, and drops moments that overlap or touch a better one of the same file. Ties go by id.
 
-    Moments that were scored by their frames stand before those that were not.
+    Reranked moments precede the others.
     """
-    kept: list[dict[str, Any]] = []
-    taken: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
-    for row in sorted(rows, key=lambda row: (not row.get("timed"), -row["score"], row["id"], row["query"])):
+    best: list[dict[str, Any]] = []
+    spans_of: dict[tuple[str, str | None], list[tuple[float, float]]] = {}
+    for row in sorted(rows, key=lambda row: (not row.get("reranked"), -row["score"], row["id"], row["query"])):
         start, end = row["start_seconds"], row["end_seconds"]
-        spans = taken.setdefault((row["path"], row["audio_path"]), [])
+        spans = spans_of.setdefault(_file(row), [])
         if all(
             start > other_end + _TOUCH_SECONDS or end < other_start - _TOUCH_SECONDS for other_start, other_end in spans
         ):
             spans.append((start, end))
-            kept.append(row)
-    return kept
+            best.append(row)
+    return best
 
 
-def hit_of(rank: int, row: dict[str, Any], target: str, asking: list[Asking]) -> Hit:
-    """A row of `best_moments` as people and programs get it."""
-    path = found_in(row, target)
-    span = asking[row["query"]].span
+def to_hit(rank: int, row: dict[str, Any], target: str, query_moments: Sequence[QueryMoment]) -> Hit:
+    """Converts a row of `best_moments`."""
+    path = target_file(row, target)
+    span = query_moments[row["query"]].span
     return Hit(
         rank=rank,
         path=path,
@@ -163,36 +170,32 @@ def hit_of(rank: int, row: dict[str, Any], target: str, asking: list[Asking]) ->
     )
 
 
-def found_in(row: dict[str, Any], target: str) -> str:
-    """The file of a row that holds what was searched for."""
+def target_file(row: dict[str, Any], target: str) -> str:
+    """Returns the file of a row that has the target."""
     path: str = row["audio_path"] if target == "audio" and row["audio_path"] is not None else row["path"]
     return path
 
 
 def on_disk(path: str) -> str | bytes | None:
-    """Where a path of an index lies, or None if nothing does: bytes that are not text stand in an index in hexadecimal."""
+    """Returns the file that a path of an index names, or None if it is missing.
+
+    An index writes bytes that are not UTF-8 in hexadecimal (`data.manifest.readable`).
+    """
     if os.path.exists(path):
         return path
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path))
     return raw if os.path.exists(raw) else None
 
 
-# So many finds of a moment are looked at for one that goes on.
-_CANDIDATES = 64
-
-# A find that goes on is as good as one with a cosine higher by this.
-_AS_GOOD = 0.02
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Match:
-    """A stretch of the query and the stretch of the library that goes with it best.
+    """A section of the query and the section of a file that matches it best.
 
     Attributes:
-        query_start_seconds, query_end_seconds: of the query; stretches follow one another without overlap.
-        path: the file that holds what was searched for.
+        query_start_seconds, query_end_seconds: in the query; the sections follow each other without overlap.
+        path: the file that has the target.
         start_seconds, end_seconds: where in it.
-        score: mean cosine similarity over the moments of the stretch.
+        score: mean cosine similarity over the moments of the section.
     """
 
     query_start_seconds: float
@@ -202,10 +205,14 @@ class Match:
     end_seconds: float
     score: float
 
+    def __repr__(self) -> str:
+        query = f"{self.query_start_seconds:g}..{self.query_end_seconds:g} s"
+        return f"Match({query}: {self.path!r}, {self.start_seconds:g}..{self.end_seconds:g} s, score={self.score:.3f})"
+
 
 @dataclass
-class _Open:
-    """A stretch that may go on."""
+class _OpenMatch:
+    """A match that the next moment of the query may extend."""
 
     file: tuple[str, str | None]
     offset_seconds: float
@@ -213,13 +220,13 @@ class _Open:
     moments: int = 1
 
     def drift(self, row: dict[str, Any], start: float) -> float:
-        """How many seconds this find of a moment lies from where the stretch would be by then."""
+        """Returns how far a row is from where the match would continue, in seconds; infinity in another file."""
         if _file(row) != self.file:
             return math.inf
         return abs(float(row["start_seconds"]) - start - self.offset_seconds)
 
-    def take(self, row: dict[str, Any], start: float, end: float) -> None:
-        """Goes on with this find."""
+    def extend(self, row: dict[str, Any], start: float, end: float) -> None:
+        """Adds the row of the query's moment from `start` to `end`."""
         before = self.match
         self.match = Match(
             before.query_start_seconds,
@@ -235,48 +242,48 @@ class _Open:
 
 def timeline(
     library: MomentIndex,
-    asking: Sequence[Asking],
+    query_moments: Sequence[QueryMoment],
     target: str,
     *,
     batches: Collection[str] | None = None,
     exact: bool = False,
 ) -> list[Match]:
-    """The best moment of the library for every moment of the query; those that go on in the same file are one stretch.
+    """Finds the best moment of the index for every moment of the query, and joins those that continue in the same file.
 
-    A moment stands for the time from its start to the next one's. Two neighbours go on when their finds lie as far apart
-    in the file as they do in the query, give or take their own distance; a find that goes on is taken before another one
-    that is hardly better.
+    A query moment lasts until the next one starts. Two neighbours are joined if their rows are as far apart in the file as
+    they are in the query, up to their own distance. A row that continues the match is preferred to one that is hardly
+    better.
 
     Args:
-        library: where to search.
-        asking: moments of the query.
-        target: `audio`, `video` or `film`.
-        batches: only moments with these keys (`FileRow.batch`); None: all. Where they leave out all that is near to a moment
-            of the query, nothing goes with it.
-        exact: look at every moment, in an optimised index too.
+        library: the index.
+        query_moments: moments of the query.
+        target: `audio`, `video` or `any`.
+        batches: only moments with these keys (`FileRow.batch`); None: all. A query moment without a near enough one among
+            them has no match.
+        exact: search exactly, even if there is an ANN index.
     """
-    in_order = sorted(asking, key=lambda moment: (moment.span.start_seconds, moment.span.end_seconds))
+    in_order = sorted(query_moments, key=lambda moment: (moment.span.start_seconds, moment.span.end_seconds))
     if not in_order:
         return []
-    candidates = _candidates(library, in_order, target, batches, exact)
+    candidates = _timeline_candidates(library, in_order, target, batches, exact)
     matches: list[Match] = []
-    current: _Open | None = None
+    current: _OpenMatch | None = None
     for place, (moment, rows) in enumerate(zip(in_order, candidates, strict=True)):
         if not rows:
             continue
         start = moment.span.start_seconds
         end = in_order[place + 1].span.start_seconds if place + 1 < len(in_order) else moment.span.end_seconds
         end = max(end, start)
-        near = [row for row in rows if row["score"] >= rows[0]["score"] - _AS_GOOD]
+        near = [row for row in rows if row["score"] >= rows[0]["score"] - _CONTINUITY_BONUS]
         if current is not None:
-            nearest = min(near, key=partial(current.drift, start=start))
-            if current.drift(nearest, start) <= end - start + 1e-6:
-                current.take(nearest, start, end)
+            closest = min(near, key=partial(current.drift, start=start))
+            if current.drift(closest, start) <= end - start + 1e-6:
+                current.extend(closest, start, end)
                 continue
             matches.append(current.match)
         row = rows[0]
-        match = Match(start, end, found_in(row, target), row["start_seconds"], row["end_seconds"], row["score"])
-        current = _Open(_file(row), row["start_seconds"] - start, match)
+        match = Match(start, end, target_file(row, target), row["start_seconds"], row["end_seconds"], row["score"])
+        current = _OpenMatch(_file(row), row["start_seconds"] - start, match)
     return matches if current is None else [*matches, current.match]
 
 
@@ -284,15 +291,19 @@ def _file(row: dict[str, Any]) -> tuple[str, str | None]:
     return row["path"], row["audio_path"]
 
 
-def _candidates(
-    library: MomentIndex, asking: Sequence[Asking], target: str, batches: Collection[str] | None, exact: bool
+def _timeline_candidates(
+    library: MomentIndex,
+    query_moments: Sequence[QueryMoment],
+    target: str,
+    batches: Collection[str] | None,
+    exact: bool,
 ) -> list[list[dict[str, Any]]]:
-    """Each moment's rows that count and that a file of the library still names, best first."""
-    vectors_QE = np.stack([moment.vector_E for moment in asking])
-    few = batches if batches is not None and len(batches) <= FEW_BATCHES else None
-    rows = library.nearest(vectors_QE, target, _CANDIDATES, batches=few, exact=exact)
+    """Returns each query moment's rows that a file of the index names, best first."""
+    vectors_QE = np.stack([moment.vector_E for moment in query_moments])
+    keys = batches if batches is not None and len(batches) <= MAX_FILTER_KEYS else None
+    rows = library.nearest(vectors_QE, target, _TIMELINE_CANDIDATES, batches=keys, exact=exact)
     named = library.named(row["batch"] for row in rows)
-    candidates: list[list[dict[str, Any]]] = [[] for _ in asking]
+    candidates: list[list[dict[str, Any]]] = [[] for _ in query_moments]
     for row in sorted(rows, key=lambda row: (-row["score"], row["id"])):
         if row["batch"] in named and (batches is None or row["batch"] in batches):
             candidates[row["query"]].append(row)

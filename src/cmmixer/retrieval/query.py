@@ -1,4 +1,4 @@
-"""The query: cut into moments as the library was, with the vectors that ask.
+"""The query: cut into moments like the files of the index, and embedded by the index's model.
 
 Letters: T frames of a moment, E values of a vector.
 """
@@ -24,13 +24,19 @@ from cmmixer.storage.files import temporary_folder
 from cmmixer.types import Span
 
 STANDARD_INPUT = "-"
-# What of the query finds a target, if nothing else is said.
-FOUND_BY = {"audio": "video", "video": "audio", "film": "film"}
+# The modality of the query that each target is searched by, unless the settings name one.
+SEARCHED_BY = {"audio": "video", "video": "audio", "any": "any"}
 
 
 @dataclass(frozen=True)
-class Asking:
-    """A moment of the query, and the vectors that ask with it: its own [E] and, of one sense, its frames' [T, E]."""
+class QueryMoment:
+    """A moment of the query.
+
+    Attributes:
+        span: where it is in the query.
+        vector_E: its vector.
+        frames_TE: of one modality, the vectors of its frames; None for both fused.
+    """
 
     span: Span
     vector_E: NDArray[np.float32]
@@ -39,7 +45,7 @@ class Asking:
 
 @contextmanager
 def query_file(query: str, stdin: BinaryIO | None) -> Iterator[str]:
-    """The query as a file; standard input is put into a temporary one, because decoders need to go back and forth."""
+    """Yields the query as a file; standard input is copied to a temporary one, because decoders have to seek."""
     if query != STANDARD_INPUT:
         yield query
         return
@@ -49,52 +55,61 @@ def query_file(query: str, stdin: BinaryIO | None) -> Iterator[str]:
             shutil.copyfileobj(sys.stdin.buffer if stdin is None else stdin, file)
         try:
             yield str(path)
-        except MediaError as fault:
-            raise MediaError("standard input", fault.reason, fault.message) from fault
+        except MediaError as error:
+            raise MediaError("standard input", error.reason, error.message) from error
 
 
-def cut_query(
+def embed_query(
     path: str, settings: SearchSettings, library: MomentIndex, encoder: Encoder
-) -> tuple[str, str, list[Asking]]:
-    """What is searched for, what of the query it is found by, and the query's moments that ask for it.
+) -> tuple[str, str, list[QueryMoment]]:
+    """Embeds the query.
+
+    Args:
+        path: the file.
+        settings: say what to search for and by; what they leave out follows from what the query has.
+        library: the index, which says how to cut the query.
+        encoder: its model.
+
+    Returns:
+        The target, the modality of the query to search by, and the moments that have it.
 
     Raises:
-        MediaError: the query cannot be used, or lacks the sense that finds the target.
+        MediaError: the query cannot be used, or lacks that modality.
     """
-    wanted = settings.target
-    by = settings.by or (None if wanted is None else FOUND_BY[wanted])
+    target = settings.target
+    by = settings.by or (None if target is None else SEARCHED_BY[target])
     try:
         moments = embed_file(
             path,
             encoder,
-            cutting=library.card.cutting,
+            segmentation=library.metadata.segmentation,
             file_seconds=settings.file_seconds,
-            picture=by != "audio",
-            sound=by != "video",
+            video=by != "audio",
+            audio=by != "video",
         )
-    except MediaError as fault:
-        if by in (None, "film") or fault.reason not in ("no-picture", "no-sound", "silent"):
+    except MediaError as error:
+        if by in (None, "any") or error.reason not in ("no-video", "no-audio", "silent"):
             raise
-        needs = {"video": "pictures", "audio": "sound"}[by]
-        told = f"--for {wanted}" if settings.by is None else f"--by {by}"
-        raise MediaError(fault.path, fault.reason, f"{fault.message}, and {told} searches with {needs}") from fault
-    wanted, by = senses(moments, settings.target, settings.by)
-    return wanted, by, asking_with(moments, by)
+        needed = {"video": "frames", "audio": "sound"}[by]
+        option = f"--for {target}" if settings.by is None else f"--by {by}"
+        raise MediaError(error.path, error.reason, f"{error.message}, and {option} searches by {needed}") from error
+    target, by = choose_modalities(moments, settings.target, settings.by)
+    return target, by, query_moments_by(moments, by)
 
 
-def senses(moments: Sequence[Moment], target: str | None, by: str | None) -> tuple[str, str]:
-    """What is searched for and by which sense of these moments, where it was not said: the sense that they lack, or audio."""
+def choose_modalities(moments: Sequence[Moment], target: str | None, by: str | None) -> tuple[str, str]:
+    """Completes the target and the modality to search by: the target is what the moments lack, or audio if they have both."""
     if target is None:
         target = "audio" if any(moment.video is not None for moment in moments) else "video"
-    return target, by or FOUND_BY[target]
+    return target, by or SEARCHED_BY[target]
 
 
-def reranked(rerank: str | None, target: str, by: str) -> bool:
-    """Whether hits are ordered anew by what happens when: as was said, else where one sense asks for the other."""
+def uses_reranking(rerank: str | None, target: str, by: str) -> bool:
+    """Returns whether hits are reranked by the order of events: as `rerank` says, else if one modality searches the other."""
     return rerank == "sequence" if rerank is not None else {target, by} == {"audio", "video"}
 
 
-def asking_with(moments: Sequence[Moment], by: str) -> list[Asking]:
-    """The moments that have this sense, ready to ask; none may be left."""
+def query_moments_by(moments: Sequence[Moment], by: str) -> list[QueryMoment]:
+    """Returns the moments that have this modality, perhaps none, with its vectors."""
     vectors = [(moment.span, getattr(moment, by), getattr(moment, f"{by}_frames", None)) for moment in moments]
-    return [Asking(*vector) for vector in vectors if vector[1] is not None]
+    return [QueryMoment(span, vector_E, frames_TE) for span, vector_E, frames_TE in vectors if vector_E is not None]

@@ -1,55 +1,61 @@
-"""What an index says about itself: `index.json`, which a person can read and every vector is checked against.
+"""What an index stores: the columns of its two tables, and `index.json`, which a person can read.
 
-How the moments of one sense are found: by looking at all, or through an approximate index whose recall was measured.
+An index is searched exactly, or through an approximate nearest neighbour (ANN) index of LanceDB whose recall was measured.
+The metadata names the ANN index of each modality. Searches use it only while the metadata names it, so whatever a killed
+process leaves behind is ignored and the search is exact.
 
-A plan stands in the index's card and names its LanceDB index. Searches use that index only while a plan names it; what a
-killed process leaves behind is passed over, and the search looks at all.
-
-The columns of an index's two tables.
+Letters: T frames of a moment, E values of a vector.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from cmmixer.config import ClipSettings, CuttingSettings
-from cmmixer.config.base import from_dict, pick
+from cmmixer.config import ClipSettings, SegmentSettings
 from cmmixer.encoders.base import Encoder
-from cmmixer.errors import SearchIndexError, SettingsError
+from cmmixer.errors import SearchIndexError
+from cmmixer.storage.folder import LocalFolder
+from cmmixer.storage.metadata import FolderMetadata, MetadataFile
+from cmmixer.version import __version__
+
+FORMAT = 3
+METADATA = "index.json"
+
+# The columns of vectors of a moment: of each modality, and of both fused (`embedding.pipeline.both_modalities`).
+VECTOR_COLUMNS = ("video", "audio", "any")
 
 EXACT = "exact"
 
-# Recall is measured among so many nearest moments.
-K = 10
+# Recall is measured over the 10 nearest moments.
+RECALL_K = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchPlan:
-    """How one sense is searched, and what was measured when that was chosen.
+class ANNSettings:
+    """How one modality is searched, and what was measured when that was chosen.
 
     Attributes:
-        kind: `exact`, or what the index is made of, as `--index_kind`.
-        why: for `exact`, why; otherwise how many queries of what sort it was tuned with.
-        rows: moments with this sense at that time.
+        kind: `exact`, or the type of the ANN index, as `--index_kind`.
+        why: for `exact`, the reason; otherwise the queries it was tuned with.
+        rows: moments with this modality at that time.
         name: of the LanceDB index.
         partitions: cells that the vectors are divided into.
-        probes: how many of them, the nearest to a query, are read.
-        candidates: how many of the best there are scored anew with their full vectors; 0: all are, in the first place.
-        ef: how many candidates a graph keeps while it is walked; 0: there is no graph.
-        recall: part of the exact 10 nearest that were found.
-        target: what the recall had to reach.
-        p50_ms: median time of one search through the index.
-        exact_p50_ms: of one that looks at all, in the same minute.
-        build_seconds: what building took.
-        bytes_per_row: of the index on disk, beside the vectors themselves.
+        probes: how many cells, those nearest to a query, are read.
+        candidates: how many of the best rows there are scored again with their full vectors; 0: every row is.
+        ef: how many candidates a graph search keeps; 0: there is no graph.
+        recall: the part of the exact 10 nearest moments that was found.
+        target: the recall that was required.
+        p50_ms: median time of a search through the ANN index.
+        exact_p50_ms: median time of an exact search, measured in the same minute.
+        build_seconds: time to build the ANN index.
+        bytes_per_row: size of the ANN index on disk, without the vectors themselves.
     """
 
     kind: str
@@ -68,19 +74,104 @@ class SearchPlan:
     bytes_per_row: float = 0.0
 
     def refine_factor(self, limit: int) -> int | None:
-        """How many times `limit` candidates are scored anew, so that at least `candidates` are; None: none have to be."""
+        """Returns how many times `limit` rows are scored again, so that at least `candidates` are; None: no rescoring."""
         return max(1, math.ceil(self.candidates / limit)) if self.candidates else None
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """One line for people."""
         if self.kind == EXACT:
-            return f"every moment is looked at: {self.why}"
+            return f"exact search: {self.why}"
         return (
-            f"{self.kind}, {self.probes} of {self.partitions} cells read; measured with {self.why}: recall@{K} {self.recall:.3f} "
-            f"(asked for {self.target:g}), {self.p50_ms:.1f} ms a search against {self.exact_p50_ms:.1f} ms; "
+            f"{self.kind}, {self.probes} of {self.partitions} cells read; measured with {self.why}: recall@{RECALL_K} "
+            f"{self.recall:.3f} (required: {self.target:g}), {self.p50_ms:.1f} ms a search against {self.exact_p50_ms:.1f} ms; "
             f"built in {self.build_seconds:.0f} s, {self.bytes_per_row:.0f} bytes a moment"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexMetadata(FolderMetadata):
+    """The content of `index.json`: which model made the index and how. Vectors of another model are refused.
+
+    Attributes:
+        model_id: sha256 of the model's weights.
+        model: path of the checkpoint when the index was made.
+        embed_dim: E, length of a vector.
+        clip: geometry of the model's clip.
+        segmentation: how files are cut into moments; queries too.
+        created_by: version of this package.
+        ann_settings: how each modality is searched, once `--optimize` has chosen; the others are searched exactly.
+    """
+
+    FILE: ClassVar[MetadataFile] = MetadataFile(
+        what="index",
+        name=METADATA,
+        format=FORMAT,
+        error=SearchIndexError,
+        make="make one with `cmmixer index --model RUN --data DIR --index {folder}`",
+        remake="make an index in a new folder",
+    )
+
+    model_id: str
+    model: str
+    embed_dim: int
+    clip: ClipSettings
+    segmentation: SegmentSettings
+    created_by: str = f"cmmixer {__version__}"
+    ann_settings: dict[str, ANNSettings] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, encoder: Encoder, segmentation: SegmentSettings) -> IndexMetadata:
+        """Describes a new index."""
+        return cls(
+            model_id=encoder.id,
+            model=encoder.path,
+            embed_dim=encoder.dim,
+            clip=encoder.clip,
+            segmentation=segmentation.complete(encoder.clip),
+        )
+
+    @property
+    def frames(self) -> int:
+        """T, frames of a moment."""
+        return self.segmentation.moment_clip(self.clip).frames
+
+    def moments_schema(self) -> pa.Schema:
+        """Returns the columns of the table of moments."""
+        return moments_schema(self.embed_dim, self.frames)
+
+    def check_encoder(self, encoder: Encoder, folder: Path) -> None:
+        """Refuses another model.
+
+        Raises:
+            SearchIndexError: names both ids.
+        """
+        if encoder.id != self.model_id:
+            raise SearchIndexError(
+                f"{folder}: its vectors are of model {self.model_id[:16]} ({self.model}), got model {encoder.id[:16]} "
+                f"({encoder.path}); use that model, or make an index in a new folder"
+            )
+        if (encoder.dim, encoder.clip) != (self.embed_dim, self.clip):
+            raise SearchIndexError(
+                f"{folder}: made with {self.embed_dim} values a vector and {self.clip}, got {encoder.dim} and "
+                f"{encoder.clip}; {METADATA} was altered; make an index in a new folder"
+            )
+
+
+def read_metadata(folder: Path) -> IndexMetadata:
+    """Reads the metadata of an index.
+
+    Raises:
+        SearchIndexError: there is no index, or its metadata is damaged or of another format.
+    """
+    if folder.exists() and not (folder / METADATA).is_file():
+        what = (
+            f"is damaged: {METADATA} is missing"
+            if (folder / "moments.lance").exists()
+            else f"is not an index: no {METADATA}"
+        )
+        raise SearchIndexError(f"{folder}: {what}; make an index in a new folder")
+    return IndexMetadata.read(LocalFolder(folder))
 
 
 FILES_SCHEMA = pa.schema(
@@ -104,27 +195,47 @@ FILES_SCHEMA = pa.schema(
     ]
 )
 
-# An index of before has no `extra`: it is read as it is, and gets the column from the next writer.
-FILES_SCHEMA_BEFORE = pa.schema([entry for entry in FILES_SCHEMA if entry.name != "extra"])
+
+def moments_schema(embed_dim: int, frames: int) -> pa.Schema:
+    """Returns the columns of the table of moments. The T x E values of a moment's frames are one list, in half precision."""
+    vector = pa.list_(pa.float32(), embed_dim)
+    frame_vectors = pa.list_(pa.float16(), frames * embed_dim)
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("batch", pa.string(), nullable=False),
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("audio_path", pa.string()),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("label", pa.string()),
+            pa.field("start_seconds", pa.float64(), nullable=False),
+            pa.field("end_seconds", pa.float64(), nullable=False),
+            pa.field("video", vector),
+            pa.field("audio", vector),
+            pa.field("any", vector, nullable=False),
+            pa.field("video_frames", frame_vectors),
+            pa.field("audio_frames", frame_vectors),
+        ]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRow:
-    """A file of the index; all text is readable (bytes that are not UTF-8 are written in hexadecimal).
+    """A file of the index. Text is readable everywhere: bytes that are not UTF-8 are written in hexadecimal.
 
     Attributes:
-        name: names it in this index: absolute path, sound file and stretch.
+        name: unique in the index: absolute path, audio file, and part of the file.
         path, audio_path: absolute.
-        root: the data it came from, absolute; `--sync` removes only what came from the same.
-        source, label: as the layout has them.
-        sizes, mtimes_ns: of the file and its sound file, when it was read; -1 for one that is not there.
+        root: the data it came from, absolute; `--sync` removes only files of the same data.
+        source, label: from the data's layout.
+        sizes, mtimes_ns: of the file and its audio file when they were read; -1 for one that is missing.
         sha256: of their content.
         status: `used` or `skipped`.
-        reason, message: why it, or a part of it, was left out.
-        limit_seconds: time it was given; one that ran out of it is tried again with more.
-        moments: how many moments it has.
+        reason, message: why the file, or a part of it, was left out.
+        limit_seconds: its time limit; a file that exceeded it is tried again with a longer one.
+        moments: number of moments.
         batch: key of its moments.
-        extra: the split and the manifest's other columns, as `extra_text` writes them; `metadata` reads them.
+        extra: the split and the manifest's other columns, written by `extra_json`; `metadata` parses them.
     """
 
     name: str
@@ -150,16 +261,15 @@ class FileRow:
         return {} if self.extra is None else dict(json.loads(self.extra))
 
 
-def extra_text(extra: Mapping[str, Any]) -> str | None:
-    """A manifest's other columns as one JSON object, in order of their names, without empty cells; None
-    where all are.
+def extra_json(extra: Mapping[str, Any]) -> str | None:
+    """Writes a manifest's other columns as a JSON object, sorted by name, without empty cells; None if all are empty.
 
-    What JSON or UTF-8 have no sign for is left out: infinite numbers, and halves of characters (as `?`).
+    What JSON or UTF-8 cannot hold is dropped: non-finite numbers become null, lone surrogates `?`.
     """
-    given = {str(name): value for name, value in extra.items() if not (_is_empty(name) or _is_empty(value))}
-    if not given:
+    cells = {str(name): value for name, value in extra.items() if not (_is_empty(name) or _is_empty(value))}
+    if not cells:
         return None
-    text = json.dumps(_finite(given), ensure_ascii=False, sort_keys=True)
+    text = json.dumps(_finite(cells), ensure_ascii=False, sort_keys=True)
     return text.encode("utf-8", "replace").decode()
 
 
@@ -173,131 +283,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def moments_schema(embed_dim: int, frames: int) -> pa.Schema:
-    """Columns of the table of moments; the vectors of a moment's frames lie one after the other, in half precision."""
-    vector = pa.list_(pa.float32(), embed_dim)
-    in_order = pa.list_(pa.float16(), frames * embed_dim)
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            pa.field("batch", pa.string(), nullable=False),
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("audio_path", pa.string()),
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("label", pa.string()),
-            pa.field("start_seconds", pa.float64(), nullable=False),
-            pa.field("end_seconds", pa.float64(), nullable=False),
-            pa.field("video", vector),
-            pa.field("audio", vector),
-            pa.field("film", vector, nullable=False),
-            pa.field("video_frames", in_order),
-            pa.field("audio_frames", in_order),
-        ]
-    )
-
-
-FORMAT = 2
-
-NAME = "index.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexCard:
-    """An index's parents; vectors of other ones are refused.
-
-    Attributes:
-        model_id: sha256 of the model's weights.
-        model: the checkpoint's folder, where it was when the index was made.
-        embed_dim: length of a vector.
-        clip: geometry of a moment.
-        stride_seconds: a moment starts every so many seconds.
-        moment_seconds: length of a moment; None: of the model's clip.
-        shots: whether moments keep to their shots.
-        version: of the package that made it.
-        format: of this folder.
-        plans: how each sense is searched, where `--optimize` has chosen; a sense without one is searched exactly.
-    """
-
-    model_id: str
-    model: str
-    embed_dim: int
-    clip: ClipSettings
-    stride_seconds: float
-    moment_seconds: float | None = None
-    shots: bool = False
-    version: str = ""
-    format: int = FORMAT
-    plans: dict[str, SearchPlan] = field(default_factory=dict)
-
-    def text(self) -> str:
-        """The file's content."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
-
-    @property
-    def cutting(self) -> CuttingSettings:
-        """How its films are cut, and queries too."""
-        return pick(CuttingSettings, self)
-
-    @property
-    def frames(self) -> int:
-        """T, frames of a moment."""
-        return self.cutting.moment(self.clip).frames
-
-    def moments_schema(self) -> pa.Schema:
-        """Columns of its table of moments."""
-        return moments_schema(self.embed_dim, self.frames)
-
-    def check_encoder(self, encoder: Encoder, where: Path) -> None:
-        """Refuses another model.
-
-        Raises:
-            SearchIndexError: names both ids.
-        """
-        got = (encoder.id, encoder.dim, encoder.clip)
-        if got[0] != self.model_id:
-            raise SearchIndexError(
-                f"{where}: its vectors are of model {self.model_id[:16]} ({self.model}), got model {encoder.id[:16]} "
-                f"({encoder.path}); give that model, or make an index in a new folder"
-            )
-        if got[1:] != (self.embed_dim, self.clip):
-            raise SearchIndexError(
-                f"{where}: made with {self.embed_dim} values a vector and {self.clip}, got {encoder.dim} and "
-                f"{encoder.clip}; index.json was altered; make an index in a new folder"
-            )
-
-
-def read_card(folder: Path) -> IndexCard:
-    """The card of an index.
-
-    Raises:
-        SearchIndexError: there is no index, its card is damaged, or of a newer format.
-    """
-    file = folder / NAME
-    if not folder.exists():
-        raise SearchIndexError(
-            f"{folder}: no such index; make one with `cmmixer index --model RUN --data DIR --index {folder}`"
-        )
-    if not file.is_file():
-        what = (
-            "is damaged: index.json is gone"
-            if (folder / "moments.lance").exists()
-            else "is not an index: no index.json"
-        )
-        raise SearchIndexError(f"{folder}: {what}; make an index in a new folder")
-    try:
-        values: dict[str, Any] = json.loads(file.read_text())
-        if values["format"] != FORMAT:
-            raise SearchIndexError(
-                f"{file}: got format {values['format']}, expected {FORMAT}; use the version that wrote it, or make an index in a "
-                "new folder"
-            )
-        values["clip"] = from_dict(ClipSettings, values["clip"], f"{file}: clip")
-        plans = values.get("plans", {}).items()
-        values["plans"] = {sense: from_dict(SearchPlan, plan, f"{file}: plan of {sense}") for sense, plan in plans}
-        return from_dict(IndexCard, values, str(file))
-    except SearchIndexError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingsError) as fault:
-        raise SearchIndexError(f"{file}: is damaged ({fault}); make an index in a new folder") from fault

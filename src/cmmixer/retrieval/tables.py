@@ -1,8 +1,6 @@
-"""Opening the tables of an index, and its card: what is there is checked, what is not is made.
+"""The Lance tables of an index: opening them, locking them for one writer, and nearest neighbour search in one.
 
-One writer at a time, and every complaint of the system or of LanceDB as one line about the index.
-
-Asking a data set of moments for the nearest to some vectors, with a plan or by looking at all.
+Errors of the system, of Lance and of LanceDB become one line about the index.
 
 Letters: Q query vectors, E values of a vector.
 """
@@ -10,7 +8,6 @@ Letters: Q query vectors, E values of a vector.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,68 +19,68 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cmmixer.config import CuttingSettings
+from cmmixer.config import SegmentSettings
 from cmmixer.encoders.base import Encoder
 from cmmixer.errors import SearchIndexError
-from cmmixer.retrieval.schema import FILES_SCHEMA, FILES_SCHEMA_BEFORE, NAME, IndexCard, SearchPlan, read_card
-from cmmixer.storage.files import explain_full_disk, write_atomically
-from cmmixer.version import __version__
+from cmmixer.retrieval.schema import METADATA, ANNSettings, IndexMetadata, read_metadata
+from cmmixer.storage.files import explain_full_disk, lock_file, write_atomically
+
+# Locked and not empty while a process writes; a writer that finds it filled cleans up after the one before.
+WRITING = "writing"
+
+# An ANN index is tuned for the 10 best; whoever wants more than this gets an exact search.
+MAX_APPROXIMATE = 1000
 
 
 @contextmanager
-def told_clearly(folder: Path, advice: str = "make an index in a new folder") -> Iterator[None]:
-    """Lance's, LanceDB's and the system's errors as one line about the index, and what to do about damage."""
+def index_errors(folder: Path, advice: str = "make an index in a new folder") -> Iterator[None]:
+    """Turns errors of Lance, LanceDB and the system into one line about the index.
+
+    Args:
+        folder: of the index.
+        advice: what to do if it is damaged.
+
+    Raises:
+        SearchIndexError: in place of theirs.
+    """
     with explain_full_disk(folder, SearchIndexError):
         try:
             yield
-        except (RuntimeError, OSError, pa.ArrowException) as fault:
-            if isinstance(fault, OSError) and fault.errno is not None:
+        except (RuntimeError, OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
-            # Lance and LanceDB hand the system's complaints on as text, in whatever error is at hand.
+            # Lance and LanceDB pass the system's errors on as text, in exceptions of varying types.
             for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                if f"os error {code})" in str(fault):
-                    raise OSError(code, os.strerror(code)) from fault
-            raise SearchIndexError(f"{folder}: is damaged ({short(fault)}); {advice}") from fault
+                if f"os error {code})" in str(error):
+                    raise OSError(code, os.strerror(code)) from error
+            raise SearchIndexError(f"{folder}: is damaged ({one_line(error)}); {advice}") from error
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[bool]:
-    """Holds the folder's lock; yields whether the writer before was stopped half way."""
-    with (folder / "writing").open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
-            if fault.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise SearchIndexError(
-                f"{folder}: another process is writing to this index; wait until it is done"
-            ) from fault
+def lock_index(folder: Path) -> Iterator[bool]:
+    """Locks the index for one writer; yields whether the writer before was interrupted.
+
+    Raises:
+        SearchIndexError: another process is writing.
+    """
+    busy = SearchIndexError(f"{folder}: another process is writing to this index; wait until it is done")
+    with lock_file(folder / WRITING, busy) as file:
         file.seek(0)
         interrupted = bool(file.read())
-        file.write(b"a process is writing; if none is, it was stopped and the next one clears up\n")
+        file.write(b"a process is writing; if none is, it was killed and the next writer cleans up\n")
         file.flush()
         os.fsync(file.fileno())
         yield interrupted
         file.truncate(0)
 
 
-def short(fault: BaseException) -> str:
-    """A library's complaint on one line, its beginning."""
-    return " ".join(str(fault).split())[:160]
-
-
-def add_extra(folder: Path) -> None:
-    """Gives an index of before the column `extra`, empty; one commit, so a kill leaves the table as before or as after."""
-    try:
-        files = lance.dataset(str(folder / "files.lance"))
-    except (ValueError, KeyError):
-        return  # not there yet, or damaged, which opening the tables tells
-    if files.schema == FILES_SCHEMA_BEFORE:
-        files.add_columns(FILES_SCHEMA.field("extra"))
+def one_line(error: BaseException) -> str:
+    """Returns the beginning of an error's message, on one line."""
+    return " ".join(str(error).split())[:160]
 
 
 def writable_tables(folder: Path, schemas: dict[str, pa.Schema]) -> list[Any]:
-    """The tables for writing; made where they are not there. LanceDB takes a second to import, and searching needs none of it."""
+    """Opens the tables for writing and creates missing ones. Importing LanceDB takes a second; searching does without."""
     import lancedb
 
     database = lancedb.connect(folder)
@@ -91,137 +88,122 @@ def writable_tables(folder: Path, schemas: dict[str, pa.Schema]) -> list[Any]:
     for name, schema in schemas.items():
         try:
             tables.append(database.create_table(name, schema=schema, exist_ok=True))
-        except (ValueError, KeyError) as fault:
-            raise SearchIndexError(
-                f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
-            ) from fault
+        except (ValueError, KeyError) as error:
+            raise _damaged_table(folder, name, error) from error
     return tables
 
 
 def readable_dataset(folder: Path, name: str, schema: pa.Schema) -> Any:
-    """A table as a Lance data set to read.
+    """Opens a table as a Lance dataset for reading.
 
     Raises:
         SearchIndexError: it is damaged, or has other columns.
     """
     try:
         dataset = lance.dataset(str(folder / f"{name}.lance"))
-    except (ValueError, KeyError) as fault:
-        raise SearchIndexError(
-            f"{folder}: {name}.lance is damaged ({short(fault)}); make an index in a new folder"
-        ) from fault
-    if dataset.schema not in ([FILES_SCHEMA, FILES_SCHEMA_BEFORE] if name == "files" else [schema]):
+    except (ValueError, KeyError) as error:
+        raise _damaged_table(folder, name, error) from error
+    if dataset.schema != schema:
         raise SearchIndexError(f"{folder}: {name}.lance has other columns than expected; make an index in a new folder")
     return dataset
 
 
-def card_for_writing(folder: Path, encoder: Encoder | None, cutting: CuttingSettings) -> IndexCard:
-    """The card that is there, checked, or that of a new index."""
+def _damaged_table(folder: Path, name: str, error: BaseException) -> SearchIndexError:
+    return SearchIndexError(f"{folder}: {name}.lance is damaged ({one_line(error)}); make an index in a new folder")
+
+
+def metadata_for_writing(folder: Path, encoder: Encoder | None, segmentation: SegmentSettings) -> IndexMetadata:
+    """Reads and checks the metadata of an index, or writes that of a new one.
+
+    Raises:
+        SearchIndexError: another model or segmentation, or not an index.
+    """
     if encoder is None:
-        return read_card(folder)
+        return read_metadata(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        card = read_card(folder)
-        card.check_encoder(encoder, folder)
-        _refuse_other_cutting(folder, card, cutting)
-        return card
+        metadata = read_metadata(folder)
+        metadata.check_encoder(encoder, folder)
+        _check_segmentation(folder, metadata.segmentation, segmentation)
+        return metadata
     if folder.exists() and not folder.is_dir():
         raise SearchIndexError(f"{folder}: got a file, expected the folder of an index")
-    known = cutting.of(encoder.clip)
-    assert known.stride_seconds is not None
-    card = IndexCard(
-        model_id=encoder.id,
-        model=encoder.path,
-        embed_dim=encoder.dim,
-        clip=encoder.clip,
-        stride_seconds=known.stride_seconds,
-        moment_seconds=known.moment_seconds,
-        shots=known.shots,
-        version=__version__,
-    )
+    metadata = IndexMetadata.of(encoder, segmentation)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / NAME, card.text())
-    return card
+    write_atomically(folder / METADATA, metadata.to_text())
+    return metadata
 
 
-def _refuse_other_cutting(folder: Path, card: IndexCard, asked: CuttingSettings) -> None:
-    """Moments of one index are cut alike.
+def _check_segmentation(folder: Path, own: SegmentSettings, wanted: SegmentSettings) -> None:
+    """Refuses settings that differ from the index's; those left at None fit any.
 
     Raises:
         SearchIndexError: says what differs.
     """
-    there = card.cutting.of(card.clip)
     for name, words in (("stride_seconds", "start every"), ("moment_seconds", "last")):
-        got, own = getattr(asked, name), getattr(there, name)
-        if got is not None and got != own:
+        got, expected = getattr(wanted, name), getattr(own, name)
+        if got is not None and got != expected:
             raise SearchIndexError(
-                f"{folder}: its moments {words} {own:g} s, got --{name} {got:g}; leave it out, or make an index in a new folder"
+                f"{folder}: its moments {words} {expected:g} s, got --{name} {got:g}; leave it out, or make an index in a new folder"
             )
-    if asked.shots and not there.shots:
+    if wanted.shots and not own.shots:
         raise SearchIndexError(
             f"{folder}: its moments do not keep to shots, got --shots; leave it out, or make an index in a new folder"
         )
 
 
-# Whoever asks for more than this is told exactly: an index is tuned for the best few.
-MOST_APPROXIMATE = 1000
-
-
-def ask(
+def nearest_rows(
     dataset: Any,
     vectors_QE: NDArray[np.float32],
-    sense: str,
+    modality: str,
     limit: int,
     columns: Sequence[str],
-    plan: SearchPlan | None,
+    ann: ANNSettings | None,
     *,
     row_ids: bool = False,
     only: str | None = None,
 ) -> pa.Table:
-    """The nearest rows to each query vector.
+    """Finds the rows nearest to each query vector.
 
-    Rows that were added after the index was built are all looked at; rows that were deleted are passed over.
+    Rows that were added after the ANN index was built are searched exactly; deleted rows are not found.
 
     Args:
-        dataset: the moments, in Lance.
+        dataset: the moments, a Lance dataset.
         vectors_QE: unit vectors.
-        sense: the column of vectors to compare with.
-        limit: how many rows for each query vector.
-        columns: of the rows, that are wanted.
-        plan: the index to use; None looks at all.
-        row_ids: whether the column `_rowid` is wanted too.
-        only: a condition on the rows, in SQL; without a plan.
+        modality: the column of vectors to compare with.
+        limit: rows for each query vector.
+        columns: columns of the result.
+        ann: the ANN index to use; None: exact search.
+        row_ids: include the column `_rowid`.
+        only: a condition on the rows, in SQL; for exact search.
 
     Returns:
-        The columns, `_distance` (one minus the cosine) and `query_index`, by query and distance.
+        The columns, `_distance` (1 - cosine) and `query_index`, sorted by query and distance.
     """
-    numbers, tables = [], []
-    # Without an index a query at a time: Lance's pass for many at once takes no less, and more memory.
-    batches = [vectors_QE] if plan is not None and len(vectors_QE) > 1 else vectors_QE
-    for number, vectors in enumerate(batches):
-        found = _search(dataset, vectors, sense, limit, columns, plan, row_ids, only)
-        tables.append(found)
-        numbers.append(np.full(len(found), number, np.int32))
+    # An exact search takes one query at a time: Lance's pass for many is no faster and takes more memory.
+    batches = [vectors_QE] if ann is not None and len(vectors_QE) > 1 else vectors_QE
+    tables = [_search(dataset, vectors, modality, limit, columns, ann, row_ids, only) for vectors in batches]
     if len(tables) == 1 and "query_index" in tables[0].column_names:
         return tables[0].sort_by([("query_index", "ascending"), ("_distance", "ascending")])
+    numbers = [np.full(len(table), number, np.int32) for number, table in enumerate(tables)]
     return pa.concat_tables(tables).append_column("query_index", pa.array(np.concatenate(numbers)))
 
 
 def _search(
     dataset: Any,
     vectors: Any,
-    sense: str,
+    modality: str,
     limit: int,
     columns: Sequence[str],
-    plan: SearchPlan | None,
+    ann: ANNSettings | None,
     row_ids: bool,
     only: str | None,
 ) -> pa.Table:
-    nearest: dict[str, Any] = {"column": sense, "q": vectors, "k": limit}
-    if plan is None:
+    nearest: dict[str, Any] = {"column": modality, "q": vectors, "k": limit}
+    if ann is None:
         nearest.update(metric="dot", use_index=False)
     else:
-        factor = plan.refine_factor(limit)
-        nearest.update(metric="cosine", nprobes=plan.probes, refine_factor=factor)
-        nearest["ef"] = max(plan.ef, limit * (factor or 1)) if plan.ef else None
+        factor = ann.refine_factor(limit)
+        nearest.update(metric="cosine", nprobes=ann.probes, refine_factor=factor)
+        nearest["ef"] = max(ann.ef, limit * (factor or 1)) if ann.ef else None
     where = {} if only is None else {"filter": only, "prefilter": True}
     return dataset.to_table(columns=[*columns, "_distance"], nearest=nearest, with_row_id=row_ids, **where)

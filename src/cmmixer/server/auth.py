@@ -1,4 +1,7 @@
-"""Who may call the service, from where, and what a browser may do with its answers."""
+"""Access control: tokens, host names, origins, the size of request bodies, and security headers.
+
+Both classes are ASGI middleware: they see every request before the application does.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cmmixer.server.problems import answer
+from cmmixer.server.problems import problem_response
 
 COOKIE = "cmmixer-token"
 _POLICY = "; ".join(
@@ -38,14 +41,14 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-# What is open to anybody who can reach the port: nothing of the library.
-_OPEN = ("/", "/health", "/ready", "/favicon.ico", "/api/v1/welcome", "/api/v1/session")
-_OPEN_BELOW = ("/page/", "/problems/")
+# Open to everybody who can reach the port; none of it shows the library.
+_OPEN = ("/", "/health", "/ready", "/favicon.ico", "/api/v1/session")
+_OPEN_PREFIXES = ("/page/", "/problems/")
 _CHANGING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 
 class Guard:
-    """ASGI middleware around everything: name of the host, origin, token, headers of the answer."""
+    """Checks the host, the origin and the token of every request, and adds security headers to every response."""
 
     def __init__(self, app: ASGIApp, *, host: str, token: str | None) -> None:
         self._app = app
@@ -57,7 +60,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def guarded(message: Message) -> None:
+        async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
@@ -66,38 +69,40 @@ class Guard:
             await send(message)
 
         refuse = self._refusal(scope)
-        await (self._app if refuse is None else refuse)(scope, receive, guarded)
+        await (self._app if refuse is None else refuse)(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> Callable[[Scope, Receive, Send], Awaitable[None]] | None:
         headers = Headers(scope=scope)
-        # A page elsewhere may have its own name point here; its requests then carry that name.
-        if self._token is None and not self._is_ours(headers.get("host", "")):
-            return answer(
+        # DNS rebinding: another site can point its own name at this address; its requests then carry that name.
+        if self._token is None and not self._is_own_host(headers.get("host", "")):
+            return problem_response(
                 "forbidden",
-                f"got the host {headers.get('host', '')[:100]!r}, expected the address the service listens at",
+                f"got the host {headers.get('host', '')[:100]!r}, expected the address the service listens on",
             )
         if scope["method"] in _CHANGING and not self._same_origin(headers):
-            return answer("forbidden", "the request comes from a page of another origin")
+            return problem_response("forbidden", "the request comes from a page of another origin")
         path: str = scope["path"]
-        if self._token is None or path in _OPEN or path.startswith(_OPEN_BELOW) or self.is_welcome(headers):
+        if self._token is None or path in _OPEN or path.startswith(_OPEN_PREFIXES) or self.is_authorized(headers):
             return None
-        return answer("unauthorised", "the request brings no token, or another one", {"WWW-Authenticate": "Bearer"})
+        return problem_response(
+            "unauthorized", "the request carries no token, or a wrong one", {"WWW-Authenticate": "Bearer"}
+        )
 
-    def is_welcome(self, headers: Headers) -> bool:
-        """Whether a request brings the token, or none is needed."""
+    def is_authorized(self, headers: Headers) -> bool:
+        """Returns whether a request carries the token, or none is required."""
         if self._token is None:
             return True
-        kind, _, told = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer":
-            return self.is_token(told.strip())
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self.is_token(token.strip())
         return self.is_token(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
 
-    def is_token(self, told: str) -> bool:
-        """Compares in a time that says nothing about the token."""
-        return self._token is not None and hmac.compare_digest(told.encode(), self._token.encode())
+    def is_token(self, candidate: str) -> bool:
+        """Returns whether this is the token, in a time that does not depend on where they differ."""
+        return self._token is not None and hmac.compare_digest(candidate.encode(), self._token.encode())
 
-    def _is_ours(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname if _is_plain(host) else None
+    def _is_own_host(self, host: str) -> bool:
+        name = urlsplit(f"//{host}").hostname if _can_parse(host) else None
         if name is None:
             return False
         try:
@@ -106,50 +111,53 @@ class Guard:
             return name in ("localhost", self._host.lower())
 
     def _same_origin(self, headers: Headers) -> bool:
-        """Programs send neither header; browsers send at least one with every request that changes something."""
+        """Returns whether a request comes from the page itself, or from a program.
+
+        Programs send neither header. Browsers send at least one with every request that changes something.
+        """
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site is not None:
             return site in ("same-origin", "none")
-        return origin is None or (_is_plain(origin) and urlsplit(origin).netloc == headers.get("host"))
+        return origin is None or (_can_parse(origin) and urlsplit(origin).netloc == headers.get("host"))
 
 
 class BodyLimit:
-    """ASGI middleware that refuses bodies that are too large, at once where they say so, else as soon as they are."""
+    """Refuses request bodies that are too large: by their declared length, or as soon as too much has arrived."""
 
-    def __init__(self, app: ASGIApp, *, most_bytes: int, sizes: Mapping[str, int]) -> None:
-        """`most_bytes` is for all paths but those of `sizes`."""
+    def __init__(self, app: ASGIApp, *, max_bytes: int, max_bytes_of: Mapping[str, int]) -> None:
+        """Limits bodies to `max_bytes`, or to `max_bytes_of[path]` for the paths in there."""
         self._app = app
-        self._most_bytes = most_bytes
-        self._sizes = sizes
+        self._max_bytes = max_bytes
+        self._max_bytes_of = max_bytes_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._sizes.get(scope["path"], self._most_bytes)
-        told = Headers(scope=scope).get("content-length", "0")
-        got = 0
+        limit = self._max_bytes_of.get(scope["path"], self._max_bytes)
+        declared = Headers(scope=scope).get("content-length", "0")
+        received = 0
 
-        async def counted() -> Message:
-            nonlocal got
+        async def receive_counted() -> Message:
+            nonlocal received
             message = await receive()
-            got += len(message.get("body", b""))
-            if got > most:
-                raise HTTPException(413, _too_much(most))
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise HTTPException(413, _too_much(limit))
             return message
 
-        if not told.isdecimal() or int(told) > most:
-            await answer("too-large", _too_much(most), {"connection": "close"})(scope, receive, send)
+        if not declared.isdecimal() or int(declared) > limit:
+            await problem_response("too-large", _too_much(limit), {"connection": "close"})(scope, receive, send)
         else:
-            await self._app(scope, counted, send)
+            await self._app(scope, receive_counted, send)
 
 
-def _too_much(most_bytes: int) -> str:
-    shown = f"{most_bytes >> 20} MB" if most_bytes >= 1 << 20 else f"{most_bytes >> 10} kB"
-    return f"got more than {shown}, which is the most that is taken here"
+def _too_much(max_bytes: int) -> str:
+    limit = f"{max_bytes >> 20} MB" if max_bytes >= 1 << 20 else f"{max_bytes >> 10} kB"
+    return f"got more than {limit}, the limit of this address"
 
 
-def _is_plain(host: str) -> bool:
+def _can_parse(host: str) -> bool:
     try:
         return bool(urlsplit(f"//{host}" if "//" not in host else host).netloc)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Files that are made once and kept on disk under the name of their content; what was not used for longest goes first."""
+"""A cache on disk for previews and conversions, which drops the least recently used files first."""
 
 from __future__ import annotations
 
@@ -12,72 +12,78 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cmmixer.errors import SearchIndexError
-from cmmixer.storage.files import TEMPORARY, explain_full_disk, write_atomically
+from cmmixer.storage.files import TEMPORARY, atomic_path, explain_full_disk, write_atomically
 
 _PRUNE_EVERY = 200
-# Also as soon as so much of what is allowed has been written since.
-_PRUNE_PART = 0.05
-# What a killed process left half written; nothing takes as long.
+# Also as soon as this share of the allowed size has been written.
+_PRUNE_SHARE = 0.05
+# A temporary file this old was left by a killed process; no writing takes as long.
 _LEFTOVER_SECONDS = 3600.0
 
 
 class Cache:
-    """A folder of files that can all be made again."""
+    """A folder of files that can all be computed again.
 
-    def __init__(self, folder: Path, most_mb: int) -> None:
-        """`folder` is made if it is not there.
+    A key is computed only once at a time: other threads that ask for it wait for the result.
+    """
+
+    def __init__(self, folder: Path, max_mb: int) -> None:
+        """Creates the folder if it does not exist.
+
+        Args:
+            folder: where the files are.
+            max_mb: size that the cache is pruned to.
 
         Raises:
-            SearchIndexError: it cannot be written.
+            SearchIndexError: the disk is full, or the folder may not be written.
         """
         self.folder = folder
-        self._most_bytes = most_mb << 20
-        self._making: dict[str, threading.Lock] = {}
+        self._max_bytes = max_mb << 20
+        self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._written = self._written_bytes = 0
         with explain_full_disk(folder, SearchIndexError):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def content(self, key: str, ending: str, make: Callable[[], bytes]) -> bytes:
-        """What is kept under a key, or else what `make` gives. A cache that cannot be written is slow, not wrong."""
-        path = self._path(key, ending)
-        with self._only_one(key):
+    def get_bytes(self, key: str, suffix: str, compute: Callable[[], bytes]) -> bytes:
+        """Returns the cached bytes of a key, computed and stored if they are missing.
+
+        Bytes that cannot be stored are returned all the same: a full disk makes the cache slow, not wrong.
+        """
+        path = self._path(key, suffix)
+        with self._locked(key):
             try:
-                made = path.read_bytes()
+                content = path.read_bytes()
                 os.utime(path)
             except OSError:
-                made = make()
+                content = compute()
                 try:
                     path.parent.mkdir(exist_ok=True)
-                    write_atomically(path, made)
+                    write_atomically(path, content)
                 except OSError:
-                    return made
-                self._count(len(made))
-        return made
+                    return content
+                self._count(len(content))
+        return content
 
-    def file(self, key: str, ending: str, write: Callable[[Path], None]) -> Path:
-        """The file that is kept under a key, or else the one that `write` writes.
+    def get_file(self, key: str, suffix: str, write: Callable[[Path], None]) -> Path:
+        """Returns the cached file of a key, written by `write` if it is missing.
 
         Raises:
             OSError: it cannot be written.
         """
-        path = self._path(key, ending)
-        with self._only_one(key):
+        path = self._path(key, suffix)
+        with self._locked(key):
             try:
                 os.utime(path)
             except OSError:
                 path.parent.mkdir(exist_ok=True)
-                draft = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-                try:
+                with atomic_path(path) as draft:
                     write(draft)
-                    draft.replace(path)
-                finally:
-                    draft.unlink(missing_ok=True)
                 self._count(path.stat().st_size)
         return path
 
     def prune(self) -> None:
-        """Removes what was not used for longest, until the rest is not too much."""
+        """Removes the least recently used files until the cache is within its size."""
         files = []
         for path in self.folder.glob("*/*"):
             try:
@@ -90,31 +96,31 @@ class Cache:
                 path.unlink(missing_ok=True)
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
-            if total <= self._most_bytes:
+            if total <= self._max_bytes:
                 return
             path.unlink(missing_ok=True)
             total -= size
 
-    def _path(self, key: str, ending: str) -> Path:
-        return self.folder / key[:2] / (key + ending)
+    def _path(self, key: str, suffix: str) -> Path:
+        return self.folder / key[:2] / (key + suffix)
 
     @contextmanager
-    def _only_one(self, key: str) -> Iterator[None]:
-        """Whoever wants the same at the same time waits for the one who makes it."""
+    def _locked(self, key: str) -> Iterator[None]:
+        """Holds the lock of a key."""
         with self._lock:
-            lock = self._making.setdefault(key, threading.Lock())
+            lock = self._locks.setdefault(key, threading.Lock())
         try:
             with lock:
                 yield
         finally:
             with self._lock:
-                self._making.pop(key, None)
+                self._locks.pop(key, None)
 
     def _count(self, size: int) -> None:
         with self._lock:
             self._written += 1
             self._written_bytes += size
-            due = self._written >= _PRUNE_EVERY or self._written_bytes >= _PRUNE_PART * self._most_bytes
+            due = self._written >= _PRUNE_EVERY or self._written_bytes >= _PRUNE_SHARE * self._max_bytes
             if due:
                 self._written = self._written_bytes = 0
         if due:
@@ -122,5 +128,5 @@ class Cache:
 
 
 def key_of(*parts: str) -> str:
-    """The key of something that these texts say all about."""
+    """Returns the key of a result that depends on nothing but these texts."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

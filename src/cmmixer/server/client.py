@@ -1,4 +1,4 @@
-"""The service from Python, typed.
+"""A typed Python client of the service.
 
 from cmmixer.server.client import Client
 
@@ -23,14 +23,15 @@ from cmmixer.server import schemas
 
 _PREFIX = "/api/v1"
 _CHUNK_BYTES = 1 << 20
-Answer = TypeVar("Answer", bound=BaseModel)
+_PAGE_ITEMS = 200
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class ServiceError(CMMixerError):
-    """The service refused, or does not answer.
+    """The service refused a request, or does not answer.
 
     Attributes:
-        problem: what it said, as RFC 9457 describes it; None where nothing came back.
+        problem: the error as the service described it (RFC 9457); None where it did not answer.
     """
 
     def __init__(self, message: str, problem: schemas.Problem | None = None) -> None:
@@ -39,7 +40,7 @@ class ServiceError(CMMixerError):
 
 
 class Client:
-    """A connection to a service. Every method raises `ServiceError` with the service's own words."""
+    """A connection to a service. Every method raises `ServiceError` with the error message of the service."""
 
     def __init__(
         self,
@@ -49,13 +50,13 @@ class Client:
         timeout_seconds: float = 300.0,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        """Connects with the first call.
+        """Connects with the first request.
 
         Args:
             address: of the service.
-            token: what it was started with, if anything.
-            timeout_seconds: longest wait for an answer.
-            transport: another way to reach it than the network.
+            token: that the service was started with, if any.
+            timeout_seconds: longest wait for a response.
+            transport: replaces the network, for tests.
         """
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._http = httpx2.Client(base_url=address, headers=headers, timeout=timeout_seconds, transport=transport)
@@ -64,27 +65,27 @@ class Client:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         self._http.close()
 
-    # -------------------------------------------------------------------------------------------------- searching
+    def health(self) -> schemas.Health:
+        """Returns whether the service is ready."""
+        return schemas.Health.model_validate_json(self._request("GET", "/health").content)
 
     def upload(self, path: str | Path, name: str | None = None) -> schemas.Query:
-        """Sends a film or a sound to search with; it is read piece by piece."""
+        """Uploads a video or audio file to search with. The file is read in chunks."""
         path = Path(path)
-        shown = path.name if name is None else name
         headers = {"content-type": "application/octet-stream", "content-length": str(path.stat().st_size)}
-        return self._ask(
-            schemas.Query, "POST", "/queries", params={"name": shown}, content=_pieces(path), headers=headers
-        )
+        params = {"name": path.name if name is None else name}
+        return self._call(schemas.Query, "POST", "/queries", params=params, content=_chunks(path), headers=headers)
 
-    def forget(self, query: str) -> None:
-        """Removes an upload before its time."""
+    def delete_query(self, query: str) -> None:
+        """Deletes an upload before it expires."""
         self._send("DELETE", f"/queries/{query}")
 
     def search(
@@ -93,160 +94,149 @@ class Client:
         query: str | None = None,
         item: str | None = None,
         start_seconds: float | None = None,
-        target: schemas.Sense | None = None,
-        by: schemas.Sense | None = None,
+        target: schemas.Modality | None = None,
+        by: schemas.Modality | None = None,
         rerank: Literal["sequence", "none"] | None = None,
         timeline: bool = False,
         limit: int = 24,
         offset: int = 0,
         **filters: Any,
     ) -> schemas.SearchPage:
-        """Moments that go with an upload, with a file of the library, or with one of its moments.
+        """Returns moments that match an upload, a file of the library, or one of its moments.
 
         Args:
             query: id of an upload; or
             item: id of a file of the library.
-            start_seconds: only the moment that begins nearest to this second.
-            target: what to find; default: the sense that the query lacks, or audio.
-            by: what of the query to find it by.
-            rerank: whether the best are ordered anew by what happens when; default: where one sense asks for the other.
-            timeline: also tell which stretch of the query goes with what.
-            limit, offset: which page.
+            start_seconds: search with a single moment: the one that begins nearest to this second.
+            target: what to find; default: the modality that the query lacks, or audio.
+            by: modality of the query to compare; default: the other modality.
+            rerank: `sequence` re-ranks the best hits frame by frame, `none` does not; default: re-rank where video
+                searches for audio or audio for video.
+            timeline: also return which segment of the query matches what.
+            limit, offset: the page.
             **filters: fields of `schemas.Filters`.
         """
-        wanted = {"query": query, "item": item, "start_seconds": start_seconds}
-        wanted |= {"for": target, "by": by, "rerank": rerank}
-        return self._ask(
-            schemas.SearchPage,
-            "GET",
-            "/search",
-            params={**_given(wanted), **_given(filters), "timeline": timeline, "limit": limit, "offset": offset},
-        )
-
-    # ---------------------------------------------------------------------------------------------------- library
+        request = {"query": query, "item": item, "start_seconds": start_seconds}
+        request |= {"for": target, "by": by, "rerank": rerank}
+        page = {"timeline": timeline, "limit": limit, "offset": offset}
+        return self._call(schemas.SearchPage, "GET", "/search", params={**_given(request), **_given(filters), **page})
 
     def library(self) -> schemas.Library:
-        """What the library holds."""
-        return self._ask(schemas.Library, "GET", "/library")
+        """Returns the contents of the library and the values it can be filtered by."""
+        return self._call(schemas.Library, "GET", "/library")
 
-    def items(self, *, sort: schemas.Order = "name", **filters: Any) -> Iterator[schemas.Item]:
-        """All files that the filters leave, page by page."""
+    def items(self, *, sort: schemas.SortOrder = "name", **filters: Any) -> Iterator[schemas.Item]:
+        """Yields all files that pass the filters (fields of `schemas.Filters`), requesting them page by page."""
         offset: int | None = 0
         while offset is not None:
-            params = {**_given(filters), "sort": sort, "limit": 200, "offset": offset}
-            page = self._ask(schemas.ItemPage, "GET", "/items", params=params)
+            params = {**_given(filters), "sort": sort, "limit": _PAGE_ITEMS, "offset": offset}
+            page = self._call(schemas.ItemPage, "GET", "/items", params=params)
             yield from page.items
             offset = page.next_offset
 
     def item(self, item: str) -> schemas.ItemDetail:
-        """A file with its moments and columns."""
-        return self._ask(schemas.ItemDetail, "GET", f"/items/{item}")
+        """Returns a file with its moments and columns."""
+        return self._call(schemas.ItemDetail, "GET", f"/items/{item}")
 
     def peaks(self, item: str, bins: int = 240) -> schemas.Peaks:
-        """The waveform of a file."""
-        return self._ask(schemas.Peaks, "GET", f"/items/{item}/peaks", params={"bins": bins})
+        """Returns the waveform of a file."""
+        return self._call(schemas.Peaks, "GET", f"/items/{item}/peaks", params={"bins": bins})
 
     def thumbnail(self, item: str, seconds: float | None = None) -> bytes:
-        """A picture of a film, as JPEG."""
+        """Returns a frame of a video, as JPEG."""
         return self._send("GET", f"/items/{item}/thumbnail", params=_given({"seconds": seconds})).content
 
-    def download(self, item: str, to: str | Path, *, sense: str = "video") -> None:
-        """Writes a file of the library to a local one."""
-        self._fetch(f"{_PREFIX}/items/{item}/media", {"sense": sense}, to)
+    def download(self, item: str, to: str | Path, *, modality: str = "video") -> None:
+        """Saves a file of the library as a local file."""
+        self._download(f"{_PREFIX}/items/{item}/media", {"modality": modality}, to)
 
     def playback(
-        self, item: str, *, sense: str = "video", seconds: float = 0.0, convert: bool = False
+        self, item: str, *, modality: str = "video", seconds: float = 0.0, convert: bool = False
     ) -> schemas.Playback:
-        """What a browser can play of a file around a second; converted where it needs to be."""
-        params = {"sense": sense, "seconds": seconds, "convert": convert}
-        return self._ask(schemas.Playback, "GET", f"/items/{item}/playback", params=params)
+        """Returns an address that a browser can play, around a second of a file; converted where necessary."""
+        params = {"modality": modality, "seconds": seconds, "convert": convert}
+        return self._call(schemas.Playback, "GET", f"/items/{item}/playback", params=params)
 
-    def dub(self, order: schemas.DubOrder, to: str | Path) -> schemas.Dub:
-        """Has a film written with another sound, and fetches it."""
-        made = self._ask(schemas.Dub, "POST", "/dubs", json=order.model_dump(exclude_none=True))
-        self._fetch(made.media, {}, to)
-        return made
+    def dub(self, request: schemas.DubRequest, to: str | Path) -> schemas.Dub:
+        """Has the service write a video with new audio, and saves it as a local file."""
+        dub = self._call(schemas.Dub, "POST", "/dubs", json=request.model_dump(exclude_none=True))
+        self._download(dub.media, {}, to)
+        return dub
 
-    def cut_list(self, order: schemas.CutListOrder) -> str:
-        """Moments as an edit decision list or a table."""
-        return self._send("POST", "/cutlists", json=order.model_dump()).text
-
-    # --------------------------------------------------------------------------------------------------- indexing
+    def cut_list(self, request: schemas.CutListRequest) -> str:
+        """Returns moments as an edit decision list or as CSV."""
+        return self._send("POST", "/cutlists", json=request.model_dump()).text
 
     def folders(self, parent: str | None = None) -> schemas.FolderListing:
-        """Folders that may be indexed, or those inside one."""
-        return self._ask(schemas.FolderListing, "GET", "/folders", params=_given({"parent": parent}))
+        """Lists the folders that may be indexed, or the subfolders of one of them."""
+        return self._call(schemas.FolderListing, "GET", "/folders", params=_given({"parent": parent}))
 
-    def index(self, folder: str, *, remove_gone: bool = False) -> schemas.Job:
-        """Begins to index a folder."""
-        order = {"folder": folder, "remove_gone": remove_gone}
-        return self._ask(schemas.Job, "POST", "/jobs", json=order)
+    def start_job(self, folder: str, *, remove_missing: bool = False) -> schemas.Job:
+        """Starts indexing a folder."""
+        request = schemas.JobRequest(folder=folder, remove_missing=remove_missing)
+        return self._call(schemas.Job, "POST", "/jobs", json=request.model_dump())
+
+    def jobs(self) -> list[schemas.Job]:
+        """Lists the jobs since the service started, newest first."""
+        return self._call(schemas.JobList, "GET", "/jobs").jobs
 
     def job(self, job: str) -> schemas.Job:
-        """How a job stands."""
-        return self._ask(schemas.Job, "GET", f"/jobs/{job}")
+        """Returns the state of a job."""
+        return self._call(schemas.Job, "GET", f"/jobs/{job}")
 
-    def cancel(self, job: str) -> schemas.Job:
-        """Stops a job; what it has indexed stays."""
-        return self._ask(schemas.Job, "DELETE", f"/jobs/{job}")
-
-    def watch(self, job: str) -> Iterator[schemas.Job]:
-        """How a job goes on, until it has ended."""
-        with self._http.stream("GET", f"{_PREFIX}/jobs/{job}/events") as answer:
-            if answer.is_error:
-                answer.read()
-                raise _refused(answer)
-            for line in answer.iter_lines():
+    def watch_job(self, job: str) -> Iterator[schemas.Job]:
+        """Yields the state of a job with every change, until it has ended."""
+        with self._http.stream("GET", f"{_PREFIX}/jobs/{job}/events") as response:
+            _raise_for_problem(response)
+            for line in response.iter_lines():
                 if line.startswith("data:"):
                     yield schemas.Job.model_validate_json(line.removeprefix("data:"))
 
-    def health(self) -> schemas.Health:
-        """Whether the service is ready."""
-        return schemas.Health.model_validate_json(self._request("GET", "/health").content)
+    def cancel_job(self, job: str) -> schemas.Job:
+        """Cancels a job; files indexed until then stay in the index."""
+        return self._call(schemas.Job, "DELETE", f"/jobs/{job}")
 
-    # ------------------------------------------------------------------------------------------------------ inside
-
-    def _fetch(self, address: str, params: dict[str, str], to: str | Path) -> None:
-        with self._http.stream("GET", address, params=params) as answer:
-            if answer.is_error:
-                answer.read()
-                raise _refused(answer)
+    def _download(self, address: str, params: dict[str, str], to: str | Path) -> None:
+        with self._http.stream("GET", address, params=params) as response:
+            _raise_for_problem(response)
             with Path(to).open("wb") as file:
-                for piece in answer.iter_bytes(_CHUNK_BYTES):
-                    file.write(piece)
+                for chunk in response.iter_bytes(_CHUNK_BYTES):
+                    file.write(chunk)
 
-    def _ask(self, kind: type[Answer], method: str, path: str, **options: Any) -> Answer:
-        return kind.model_validate_json(self._send(method, path, **options).content)
+    def _call(self, schema: type[Schema], method: str, path: str, **options: Any) -> Schema:
+        return schema.model_validate_json(self._send(method, path, **options).content)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
         return self._request(method, _PREFIX + path, **options)
 
     def _request(self, method: str, address: str, **options: Any) -> httpx2.Response:
         try:
-            answer = self._http.request(method, address, **options)
-        except httpx2.HTTPError as fault:
-            raise ServiceError(f"{self._http.base_url}: does not answer ({fault}); is the service running?") from fault
-        if answer.is_error:
-            raise _refused(answer)
-        return answer
+            response = self._http.request(method, address, **options)
+        except httpx2.HTTPError as error:
+            raise ServiceError(f"{self._http.base_url}: does not answer ({error}); is the service running?") from error
+        _raise_for_problem(response)
+        return response
 
 
-def _refused(answer: httpx2.Response) -> ServiceError:
+def _raise_for_problem(response: httpx2.Response) -> None:
+    if not response.is_error:
+        return
+    response.read()
     try:
-        problem = schemas.Problem.model_validate_json(answer.content)
+        problem = schemas.Problem.model_validate_json(response.content)
     except ValueError:
-        return ServiceError(f"{answer.url}: got status {answer.status_code}")
-    return ServiceError(f"{problem.title}: {problem.detail}", problem)
+        raise ServiceError(f"{response.url}: got status {response.status_code}") from None
+    raise ServiceError(f"{problem.title}: {problem.detail}", problem)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
-            yield piece
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
 
 
 __all__ = ["Client", "ServiceError"]

@@ -1,4 +1,4 @@
-"""A file of the library: an id instead of a path, what may be seen of it, and where it lies."""
+"""A file of the library: its id, the columns that clients may see, and its place on this machine."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cmmixer.data.manifest import SOUND_ENDINGS
+from cmmixer.data.manifest import AUDIO_ENDINGS
 from cmmixer.retrieval.hits import on_disk
 from cmmixer.retrieval.schema import FileRow
 from cmmixer.server.problems import ProblemError
-from cmmixer.server.schemas import Item, ItemDetail, Moment
+from cmmixer.server.schemas import Item, ItemDetail, Kind, Moment
 
 
 def id_of(*parts: str) -> str:
-    """A name for things that says nothing about where they are: 24 hexadecimal digits."""
+    """Returns an id of 24 hexadecimal digits, which reveals nothing about the parts it is made of."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the index that can be found.
+    """A file of the index that can be searched.
 
     Attributes:
-        row: as the index has it.
-        id: names it outside.
-        name: path below the data it came from.
-        start_seconds, end_seconds: of its moments, all together.
+        row: the file's row in the index.
+        id: the file's name for clients.
+        name: path relative to the data that was indexed.
+        start_seconds, end_seconds: span of all its moments.
     """
 
     row: FileRow
@@ -42,83 +42,88 @@ class Entry:
 
     @property
     def batch(self) -> str:
-        """Key of its moments."""
+        """Key of its moments in the index."""
         assert self.row.batch is not None
         return self.row.batch
 
     @property
     def duration_seconds(self) -> float:
+        """Duration of the span that was indexed."""
         return self.end_seconds - self.start_seconds
 
     @property
-    def kind(self) -> str:
-        """`film` or `sound`, by its ending."""
-        return "sound" if Path(self.row.path).suffix[1:].lower() in SOUND_ENDINGS else "film"
+    def kind(self) -> Kind:
+        """`video` or `audio`, by the file's ending."""
+        return "audio" if Path(self.row.path).suffix[1:].lower() in AUDIO_ENDINGS else "video"
 
     @cached_property
     def folder(self) -> str:
-        """Its folder: the name of the data's folder, then what lies below it."""
+        """Its folder: the name of the folder that was indexed, then the path inside it."""
         return str(PurePosixPath(_root_folder(self.row).name, PurePosixPath(self.name).parent))
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The manifest's other columns."""
+        """Further columns of the manifest."""
         return self.row.metadata
 
     @cached_property
     def columns(self) -> dict[str, Any]:
-        """What may be seen and filtered by: the manifest's columns, and the index's but those that name places."""
-        own = {name: value for name, value in asdict(self.row).items() if name not in _INNER}
+        """Columns that clients may see and filter by: those of the manifest, and those of the index without paths."""
+        own = {name: value for name, value in asdict(self.row).items() if name not in _PRIVATE}
         return {**self.metadata, **own}
 
     @property
-    def content(self) -> str:
-        """Names what is in its files."""
+    def content_key(self) -> str:
+        """Identifies the content of its files: it changes when they do."""
         return self.row.sha256 or f"{self.row.name} {self.row.sizes} {self.row.mtimes_ns}"
 
     @property
     def folder_ids(self) -> Iterator[str]:
-        """Ids of its folder and of all above it inside the data."""
+        """Ids of its folder and of all parent folders inside the data."""
         inside = PurePosixPath(self.folder)
         for folder in (inside, *inside.parents):
             if folder.parts:
                 yield id_of("folder", str(_root_folder(self.row)), str(folder))
 
-    def file(self, sense: str, roots: list[str]) -> str | bytes:
-        """Where its picture or its sound lies now.
+    def file(self, modality: str, roots: list[str]) -> str | bytes:
+        """Returns the path of the file that holds its video or its audio.
 
         Args:
-            sense: `audio` takes the file of its sound, where it has one.
-            roots: folders that may be served besides that of the data it came from.
+            modality: `audio` gives the separate audio file, where there is one.
+            roots: folders that may be served besides the folder that was indexed.
 
         Raises:
-            ProblemError: it has gone, is no file any more, or leads out of the library.
+            ProblemError: the file is gone, is not a regular file any more, or is a link out of the library.
         """
-        path = self.row.audio_path if sense == "audio" and self.row.audio_path is not None else self.row.path
+        path = self.row.audio_path if modality == "audio" and self.row.audio_path is not None else self.row.path
         found = on_disk(path)
         if found is None:
-            raise ProblemError("gone", f"{self.name}: the file has gone since it was indexed")
+            raise ProblemError("gone", f"{self.name}: no longer exists")
         real = os.path.realpath(os.fsdecode(found))
-        # A row of a manifest may lie anywhere, so there its own folder is what the operator has named.
+        # A manifest may name files anywhere; whoever indexed it has allowed the folder of each file.
         allowed = [*roots, self.row.root if os.path.isdir(self.row.root) else os.path.dirname(os.fsdecode(found))]
         if not any(_is_below(real, os.path.realpath(root)) for root in allowed):
-            raise ProblemError("outside", f"{self.name}: is a link that leads out of the library")
+            raise ProblemError("outside-library", f"{self.name}: is a link to a place outside the library")
         if not stat.S_ISREG(os.stat(real).st_mode):
-            raise ProblemError("gone", f"{self.name}: is not a file any more")
+            raise ProblemError("gone", f"{self.name}: is no longer a file")
         return found
 
     def item(self) -> Item:
-        """As it is shown."""
+        """Returns the file as a schema."""
         return Item(**self._values())
 
     def detail(self, moments: list[dict[str, Any]]) -> ItemDetail:
-        """With its moments and columns."""
+        """Returns the file as a schema with moments and columns.
+
+        Args:
+            moments: rows of the index.
+        """
         spans = [Moment(start_seconds=row["start_seconds"], end_seconds=row["end_seconds"]) for row in moments]
         columns = {name: value for name, value in self.columns.items() if value is not None}
         return ItemDetail(
             **self._values(),
-            has_picture=any(row["video"] is not None for row in moments),
-            has_sound=any(row["audio"] is not None for row in moments),
+            has_video=any(row["video"] is not None for row in moments),
+            has_audio=any(row["audio"] is not None for row in moments),
             spans=spans,
             columns=columns,
         )
@@ -140,8 +145,8 @@ class Entry:
         }
 
 
-# Columns that say where things lie on this machine, or are of no use to people.
-_INNER = frozenset(
+# Columns that reveal places on this machine, or are of no use to people.
+_PRIVATE = frozenset(
     (
         "name",
         "path",
@@ -157,7 +162,7 @@ _INNER = frozenset(
         "extra",
     )
 )
-OWN_COLUMNS = frozenset(FileRow.__dataclass_fields__) - _INNER
+OWN_COLUMNS = frozenset(FileRow.__dataclass_fields__) - _PRIVATE
 
 
 def _root_folder(row: FileRow) -> Path:
@@ -170,7 +175,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def shown_path(row: FileRow) -> str:
-    """Path below the data it came from; what lies elsewhere, as a manifest may name it, goes by its own name."""
+    """Returns a file's path relative to the data, or its name alone where a manifest names a file outside the data."""
     try:
         return PurePosixPath(row.path).relative_to(_root_folder(row)).as_posix()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Taking finds along: a film with its new sound, and lists of moments for an editing program."""
+"""Exports: videos with new audio, and cut lists of moments for an editing program."""
 
 from __future__ import annotations
 
@@ -11,147 +11,166 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from cmmixer.config import DubSettings
-from cmmixer.editing.dub import DubReport, dub, make
-from cmmixer.editing.edl import FrameRate, SourceTiming, source_timing, write_csv, write_edl
+from cmmixer.editing.dub import DubReport, dub, run_job
+from cmmixer.editing.edl import SourceTiming, source_timing, write_csv, write_edl
+from cmmixer.editing.timecode import FrameRate
 from cmmixer.errors import InputError, MediaError
-from cmmixer.media.sandbox import IsolatedPool
+from cmmixer.media.sandbox import SandboxPool
 from cmmixer.retrieval.hits import Hit
 from cmmixer.server import schemas
-from cmmixer.server.problems import ProblemError
+from cmmixer.server.problems import ProblemError, media_problem
 from cmmixer.storage.files import temporary_folder
 
-_MOST_KEPT = 10
-_MOST_WAITING = 8
+_MAX_DUBS = 10
+_MAX_WAITING = 8
 
 
 @dataclass(frozen=True)
-class File:
-    """A file that is mixed: what it is called outside, and where it lies."""
+class NamedFile:
+    """A file to be mixed: its name for clients and its path."""
 
     name: str
     path: str
 
 
 @dataclass(frozen=True)
-class Dubbed:
-    """A film that was written: what it is called, where it lies, what it became."""
+class DubbedVideo:
+    """A video that was written: its id and name for clients, its path, and the report of the dubbing."""
 
     id: str
     name: str
     path: Path
     report: DubReport
 
-    def shown(self, prefix: str) -> schemas.Dub:
-        """As it is shown."""
-        values = {name: getattr(self.report, name) for name in schemas.Dub.model_fields if hasattr(self.report, name)}
-        return schemas.Dub(id=self.id, name=self.name, media=f"{prefix}/dubs/{self.id}/media", **values)
+    def to_schema(self, prefix: str) -> schemas.Dub:
+        """Returns the video as a schema; `prefix` is that of the addresses."""
+        return schemas.Dub(
+            id=self.id,
+            name=self.name,
+            media=f"{prefix}/dubs/{self.id}/media",
+            video_seconds=self.report.video_seconds,
+            begins_seconds=self.report.begins_seconds,
+            ends_seconds=self.report.ends_seconds,
+            gain_db=self.report.gain_db,
+            loudness_lufs=self.report.loudness_lufs,
+            true_peak_dbtp=self.report.true_peak_dbtp,
+            limited=self.report.limited,
+            video_codec=self.report.video_codec,
+            audio_codec=self.report.audio_codec,
+        )
 
 
 class Dubs:
-    """Films written on request, one at a time; the last few are kept until the service ends."""
+    """Writes videos with new audio, one at a time. Keeps the last few until the service ends."""
 
     def __init__(self, file_seconds: float, memory_mb: int) -> None:
+        """Starts the process that writes.
+
+        Args:
+            file_seconds: time limit of a video.
+            memory_mb: memory limit of the process.
+        """
         self._file_seconds = file_seconds
-        self._pool = IsolatedPool(make, workers=1, memory_mb=memory_mb)
-        self._held = ExitStack()
-        self._folder = self._held.enter_context(temporary_folder("cmmixer-dubs-"))
-        self._kept: OrderedDict[str, Dubbed] = OrderedDict()
+        self._pool = SandboxPool(run_job, workers=1, memory_mb=memory_mb)
+        self._resources = ExitStack()
+        self._folder = self._resources.enter_context(temporary_folder("cmmixer-dubs-"))
+        self._dubs: OrderedDict[str, DubbedVideo] = OrderedDict()
         self._lock = threading.Lock()
-        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
-        self._turn = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(_MAX_WAITING)
+        self._writing = threading.Lock()
 
     def close(self) -> None:
-        """Removes all of them."""
+        """Ends the process and removes all written videos."""
         self._pool.close()
-        self._held.close()
+        self._resources.close()
 
-    def write(self, film: File, sound: File, order: schemas.DubOrder) -> Dubbed:
-        """Lays a sound under a film.
+    def write(self, video: NamedFile, audio: NamedFile, request: schemas.DubRequest) -> DubbedVideo:
+        """Writes a video with new audio.
 
         Raises:
-            ProblemError: they cannot be used, a second that is not there, or too many wait.
+            ProblemError: a file cannot be used, a time is not in the file, or too many videos are waiting.
         """
         if not self._waiting.acquire(blocking=False):
-            raise ProblemError("busy", f"{_MOST_WAITING} films are waiting to be written", {"Retry-After": "10"})
-        key = uuid.uuid4().hex[:24]
+            raise ProblemError("busy", f"{_MAX_WAITING} videos are waiting to be written", {"Retry-After": "10"})
         try:
-            with self._turn:
-                return self._keep(Dubbed(key, _name(film, sound, order), *self._written(key, film, sound, order)))
+            with self._writing:
+                dub_id = uuid.uuid4().hex[:24]
+                path, report = self._dub(dub_id, video, audio, request)
+                return self._remember(DubbedVideo(dub_id, _name(video, audio, request), path, report))
         finally:
             self._waiting.release()
 
-    def get(self, dubbed: str) -> Dubbed:
-        """One that was written.
+    def get(self, dub_id: str) -> DubbedVideo:
+        """Returns a video that was written.
 
         Raises:
-            ProblemError: it is not there, or not any more.
+            ProblemError: `not-found`: it was never written, or has been removed since.
         """
         with self._lock:
-            if dubbed not in self._kept:
-                raise ProblemError("not-found", f"no film that was written here has the id {dubbed}; write it again")
-            return self._kept[dubbed]
+            if dub_id not in self._dubs:
+                raise ProblemError("not-found", f"no written video has the id {dub_id}; write it again")
+            return self._dubs[dub_id]
 
-    def _written(self, key: str, film: File, sound: File, order: schemas.DubOrder) -> tuple[Path, DubReport]:
-        path = self._folder / f"{key}.{order.container}"
+    def _dub(
+        self, dub_id: str, video: NamedFile, audio: NamedFile, request: schemas.DubRequest
+    ) -> tuple[Path, DubReport]:
+        path = self._folder / f"{dub_id}.{request.container}"
         settings = DubSettings(
-            film=film.path,
-            sound=sound.path,
+            video=video.path,
+            audio=audio.path,
             out=str(path),
-            start=order.start_seconds,
-            at=order.at_seconds,
-            loudness_lufs=order.loudness_lufs,
-            duck=order.duck,
+            start=request.start_seconds,
+            at=request.at_seconds,
+            loudness_lufs=request.loudness_lufs,
+            duck=request.duck,
             file_seconds=self._file_seconds,
         )
         try:
             return path, dub(settings, pool=self._pool)
-        except MediaError as fault:
-            named = film if fault.path == film.path else sound
-            kind = "missing-sense" if fault.reason in ("no-picture", "no-sound") else "unusable-media"
-            raise ProblemError(
-                kind, f"{named.name}: {_outside(fault.message, film, sound)}", reason=fault.reason
-            ) from fault
-        except InputError as fault:
-            if "disk is full" in str(fault):
-                raise ProblemError("disk-full", "there is no space left for the film") from fault
-            raise ProblemError("bad-request", _outside(str(fault), film, sound)) from fault
+        except MediaError as error:
+            name = video.name if error.path == video.path else audio.name
+            raise media_problem(error.reason, name, _without_paths(error.message, video, audio)) from error
+        except InputError as error:
+            if "disk is full" in str(error):
+                raise ProblemError("disk-full", "no space is left for the video") from error
+            raise ProblemError("bad-request", _without_paths(str(error), video, audio)) from error
 
-    def _keep(self, dubbed: Dubbed) -> Dubbed:
+    def _remember(self, dubbed: DubbedVideo) -> DubbedVideo:
         with self._lock:
-            self._kept[dubbed.id] = dubbed
-            while len(self._kept) > _MOST_KEPT:
-                self._kept.popitem(last=False)[1].path.unlink(missing_ok=True)
+            self._dubs[dubbed.id] = dubbed
+            while len(self._dubs) > _MAX_DUBS:
+                self._dubs.popitem(last=False)[1].path.unlink(missing_ok=True)
         return dubbed
 
 
-def _outside(message: str, film: File, sound: File) -> str:
-    """Without the places of this machine."""
-    return message.replace(film.path, film.name).replace(sound.path, sound.name)
+def _without_paths(message: str, video: NamedFile, audio: NamedFile) -> str:
+    """Returns a message with names in place of paths, because clients must not learn paths."""
+    return message.replace(video.path, video.name).replace(audio.path, audio.name)
 
 
-def _name(film: File, sound: File, order: schemas.DubOrder) -> str:
-    return f"{PurePath(film.name).stem} with {PurePath(sound.name).stem}.{order.container}"
+def _name(video: NamedFile, audio: NamedFile, request: schemas.DubRequest) -> str:
+    return f"{PurePath(video.name).stem} with {PurePath(audio.name).stem}.{request.container}"
 
 
-def cut_list(order: schemas.CutListOrder, moments: list[Hit], files: dict[str, str | bytes]) -> bytes:
-    """Moments as an edit decision list or a table.
+def cut_list(request: schemas.CutListRequest, hits: list[Hit], paths: dict[str, str | bytes]) -> bytes:
+    """Returns moments as an edit decision list (CMX 3600) or as CSV.
 
     Args:
-        order: what is wanted.
-        moments: in the order they are laid; their paths are the names of their files in the library.
-        files: where each name lies, for the files' own timecodes.
+        request: format and frame rate.
+        hits: in the order of the edit; their paths are the names of their files in the library.
+        paths: path of each name, from which the timecode of a file is read.
     """
 
     def timing(name: str | Path) -> SourceTiming:
-        return source_timing(os.fsdecode(files[str(name)]))
+        return source_timing(os.fsdecode(paths[str(name)]))
 
-    rate = FrameRate.fitting(order.frames_per_second)
+    rate = FrameRate.fitting(request.frames_per_second)
     with temporary_folder("cmmixer-list-") as folder:
         path = folder / "list"
-        if order.format == "edl":
+        if request.format == "edl":
             write_edl(
-                path, moments, target=order.target, rate=rate, title=order.title, query=order.query, timing=timing
+                path, hits, target=request.target, rate=rate, title=request.title, query=request.query, timing=timing
             )
         else:
-            write_csv(path, moments, rate=rate, query=order.query, timing=timing)
+            write_csv(path, hits, rate=rate, query=request.query, timing=timing)
         return path.read_bytes()

@@ -1,4 +1,4 @@
-"""Files over HTTP: in ranges, with the type their ending says, never as anything a browser would run."""
+"""Files over HTTP, in ranges. The media type follows from the ending and is never one that a browser would execute."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fastapi.responses import FileResponse, Response
 
-from cmmixer.data.manifest import FILM_ENDINGS, SOUND_ENDINGS
+from cmmixer.data.manifest import AUDIO_ENDINGS, VIDEO_ENDINGS
 from cmmixer.server.problems import ProblemError, responses
 
-# What browsers play under another name than `video/ENDING` and `audio/ENDING`.
-_TYPES = {
+# Endings whose media type is not `video/ENDING` or `audio/ENDING`.
+_MEDIA_TYPES = {
     "m4v": "video/mp4",
     "mov": "video/mp4",
     "mkv": "video/x-matroska",
@@ -28,47 +28,51 @@ _TYPES = {
     "spx": "audio/ogg",
     "wav": "audio/wav",
 }
-UNKNOWN = "application/octet-stream"
-RESPONSES = {
-    200: {"description": "The file", "content": {UNKNOWN: {"schema": {"type": "string", "format": "binary"}}}},
-    206: {"description": "The range that was asked for", "content": {UNKNOWN: {}}},
-    **responses("not-found", "gone", "outside", "range"),
+BYTES = "application/octet-stream"
+FILE_RESPONSES = {
+    200: {"description": "The file", "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}},
+    206: {"description": "The requested range", "content": {BYTES: {}}},
+    **responses("not-found", "gone", "outside-library", "out-of-range"),
 }
-
 THUMBNAIL_RESPONSES = {
     200: {
-        "description": "A JPEG picture",
+        "description": "A JPEG image",
         "content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}},
     },
-    **responses("not-found", "gone", "outside", "missing-sense", "unusable-media"),
+    **responses("not-found", "gone", "outside-library", "missing-modality", "unusable-media"),
 }
 
 
 def media_type(name: str) -> str:
-    """By a file's ending; anything that is no film or sound by it is only bytes."""
+    """Returns the media type of a file name; anything but video and audio is only bytes."""
     ending = Path(name).suffix[1:].lower()
-    if ending in _TYPES:
-        return _TYPES[ending]
-    if ending in FILM_ENDINGS:
+    if ending in _MEDIA_TYPES:
+        return _MEDIA_TYPES[ending]
+    if ending in VIDEO_ENDINGS:
         return f"video/{ending}"
-    return f"audio/{ending}" if ending in SOUND_ENDINGS else UNKNOWN
+    return f"audio/{ending}" if ending in AUDIO_ENDINGS else BYTES
 
 
 def file_response(path: str | bytes, name: str, *, download: bool = False) -> Response:
-    """A file, whole or in ranges.
+    """Returns a file as a response that supports ranges.
+
+    Args:
+        path: of the file.
+        name: as clients know it; decides the media type.
+        download: whether a browser should save it instead of showing it.
 
     Raises:
-        ProblemError: it has gone.
+        ProblemError: `gone`: there is no such file.
     """
     real = os.fsdecode(path)
     try:
         status = os.stat(real)
-    except OSError as fault:
-        raise ProblemError("gone", f"{name}: the file has gone") from fault
+    except OSError as error:
+        raise ProblemError("gone", f"{name}: no longer exists") from error
     return FileResponse(
         real,
         media_type=media_type(name),
-        # Bytes of a name that are not UTF-8 cannot stand in a header.
+        # A header cannot hold the bytes of a name that is not UTF-8.
         filename=Path(name).name.encode("utf-8", "replace").decode(),
         stat_result=status,
         content_disposition_type="attachment" if download else "inline",

@@ -1,4 +1,4 @@
-"""Uploaded files to search with: received within limits, looked into and embedded in other processes, kept for a while."""
+"""Uploaded files to search with: received within limits, decoded in other processes, embedded, and kept for a while."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pathlib import Path, PurePath
 
 import torch
 
-from cmmixer.config import CuttingSettings
+from cmmixer.config import SegmentSettings
 from cmmixer.config.apps import ServeSettings
-from cmmixer.data.moments import decode_piece
+from cmmixer.data.chunks import decode_chunk
 from cmmixer.embedding.pipeline import Moment, embed_file
 from cmmixer.encoders.base import Encoder
 from cmmixer.errors import MediaError
-from cmmixer.media.decode import FilmInfo
-from cmmixer.media.sandbox import IsolatedPool
-from cmmixer.media.thumbnails import LookTask, look
+from cmmixer.media.decode import MediaInfo
+from cmmixer.media.sandbox import SandboxPool
+from cmmixer.media.thumbnails import InfoTask, read_info
 from cmmixer.server import schemas
 from cmmixer.server.problems import ProblemError
 from cmmixer.storage.files import temporary_folder
 
-_LONGEST_NAME = 200
-_WARM_SECONDS = 60.0
+_MAX_NAME_LENGTH = 200
+_WARM_UP_SECONDS = 60.0
 
 
 @dataclass
@@ -36,70 +36,78 @@ class Query:
     """An uploaded file.
 
     Attributes:
-        id: names it.
-        name: as the browser or the client called it; only ever shown.
-        path: where it lies for now.
-        info: what is in it.
+        id: the upload's name for clients.
+        name: what the client called it; only shown, never used as a path.
+        path: of the temporary file.
+        info: streams of the file.
         moments: with their vectors.
-        used: when it was last asked for, in monotonic seconds.
+        last_used: in monotonic seconds.
     """
 
     id: str
     name: str
     path: Path
-    info: FilmInfo
+    info: MediaInfo
     moments: list[Moment]
-    used: float = field(default_factory=time.monotonic)
+    last_used: float = field(default_factory=time.monotonic)
 
-    def shown(self) -> schemas.Query:
+    def to_schema(self) -> schemas.Query:
+        """Returns the upload as a schema."""
         return schemas.Query(
             id=self.id,
             name=self.name,
             duration_seconds=round(self.info.duration_seconds, 3),
-            has_picture=any(moment.video is not None for moment in self.moments),
-            has_sound=any(moment.audio is not None for moment in self.moments),
+            has_video=any(moment.video is not None for moment in self.moments),
+            has_audio=any(moment.audio is not None for moment in self.moments),
             moments=len(self.moments),
         )
 
 
 class Queries:
-    """The uploads of a service, in a folder of their own that goes when it ends."""
+    """The uploads of a service, in a temporary folder that is removed when the service ends."""
 
-    def __init__(self, settings: ServeSettings, encoder: Encoder, cutting: CuttingSettings) -> None:
+    def __init__(self, settings: ServeSettings, encoder: Encoder, segmentation: SegmentSettings) -> None:
         self._settings = settings
         self._encoder = encoder
-        self._cutting = cutting
-        # Processes of their own: previews must not keep a search waiting.
-        self._pool = IsolatedPool(decode_piece, workers=settings.searches, memory_mb=settings.memory_mb)
-        self._held = ExitStack()
-        self._folder = self._held.enter_context(temporary_folder("cmmixer-queries-"))
-        self._kept: OrderedDict[str, Query] = OrderedDict()
+        self._segmentation = segmentation
+        # Processes of their own, so that a search never waits for previews.
+        self._pool = SandboxPool(decode_chunk, workers=settings.searches, memory_mb=settings.memory_mb)
+        self._resources = ExitStack()
+        self._folder = self._resources.enter_context(temporary_folder("cmmixer-queries-"))
+        self._queries: OrderedDict[str, Query] = OrderedDict()
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(settings.searches)
         self._waiting = 0
 
     def close(self) -> None:
-        """Removes all uploads, and ends what works on them."""
+        """Removes all uploads and ends the decoder processes."""
         self._pool.close()
-        self._held.close()
+        self._resources.close()
 
-    def warm(self) -> None:
-        """Starts the processes and the model, so that the first upload need not wait for them."""
-        missing = LookTask(str(self._folder / "none"), 1.0)
-        for future in [self._pool.schedule(look, missing, _WARM_SECONDS) for _ in range(self._pool.workers)]:
+    def warm_up(self) -> None:
+        """Starts the decoder processes and runs the model once, so that the first upload does not wait for them."""
+        missing = InfoTask(str(self._folder / "none"), 1.0)
+        for future in [self._pool.schedule(read_info, missing, _WARM_UP_SECONDS) for _ in range(self._pool.workers)]:
             future.exception()
-        clip = self._cutting.moment(self._encoder.clip)
+        clip = self._segmentation.moment_clip(self._encoder.clip)
         self._encoder.embed_video(torch.zeros(1, clip.frames, 3, clip.height, clip.width, dtype=torch.uint8))
         self._encoder.embed_audio(torch.zeros(1, clip.frames, clip.window_samples, dtype=torch.int16))
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._queries)
 
     async def receive(self, name: str, chunks: AsyncIterator[bytes]) -> Path:
-        """Writes an upload to disk, as it comes.
+        """Writes an upload to disk while it arrives.
+
+        Args:
+            name: for error messages.
+            chunks: the body of the request.
+
+        Returns:
+            The temporary file.
 
         Raises:
-            ProblemError: it takes too long, or is empty.
+            ProblemError: the upload takes too long, or is empty.
         """
         path = self._folder / uuid.uuid4().hex
         try:
@@ -109,26 +117,24 @@ class Queries:
                         await asyncio.to_thread(file.write, chunk)
             if path.stat().st_size == 0:
                 raise ProblemError("unusable-media", f"{name}: has zero bytes", reason="empty")
-        except TimeoutError as fault:
+        except TimeoutError as error:
             path.unlink(missing_ok=True)
-            raise ProblemError(
-                "too-slow", f"{name}: got less than all of it in {self._settings.upload_seconds:g} s"
-            ) from fault
+            raise ProblemError("too-slow", f"{name}: not complete after {self._settings.upload_seconds:g} s") from error
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         return path
 
     def add(self, name: str, path: Path) -> Query:
-        """Looks into an upload and embeds its moments; on any problem the file is removed.
+        """Embeds the moments of an upload. On any error the file is removed.
 
         Raises:
-            ProblemError: too long, unusable, or too many are waiting.
+            ProblemError: the file is too long or cannot be used, or too many uploads are waiting.
         """
         try:
-            with self._slot(), _named(path, name):
+            with self._slot(), _naming(path, name):
                 info = self._pool.run(
-                    look, LookTask(str(path), self._settings.file_seconds), seconds=self._settings.file_seconds
+                    read_info, InfoTask(str(path), self._settings.file_seconds), seconds=self._settings.file_seconds
                 )
                 if info.duration_seconds > self._settings.query_seconds:
                     raise ProblemError(
@@ -138,7 +144,7 @@ class Queries:
                 moments = embed_file(
                     path,
                     self._encoder,
-                    cutting=self._cutting,
+                    segmentation=self._segmentation,
                     file_seconds=self._settings.file_seconds,
                     pool=self._pool,
                 )
@@ -147,54 +153,54 @@ class Queries:
             raise
         query = Query(uuid.uuid4().hex[:24], name, path, info, moments)
         with self._lock:
-            self._kept[query.id] = query
-            self._drop()
+            self._queries[query.id] = query
+            self._drop_expired()
         return query
 
-    def get(self, query: str) -> Query:
-        """An upload by its id.
+    def get(self, query_id: str) -> Query:
+        """Returns an upload by its id.
 
         Raises:
-            ProblemError: it is not there, or not any more.
+            ProblemError: `not-found`: it never existed, or has expired.
         """
         with self._lock:
-            self._drop()
-            found = self._kept.get(query)
-            if found is None:
+            self._drop_expired()
+            query = self._queries.get(query_id)
+            if query is None:
                 raise ProblemError(
-                    "not-found", f"no uploaded file has the id {query}; it may have expired, send it again"
+                    "not-found", f"no uploaded file has the id {query_id}; it may have expired, upload it again"
                 )
-            found.used = time.monotonic()
-            self._kept.move_to_end(query)
-            return found
+            query.last_used = time.monotonic()
+            self._queries.move_to_end(query_id)
+            return query
 
-    def remove(self, query: str) -> None:
-        """Forgets an upload.
+    def remove(self, query_id: str) -> None:
+        """Removes an upload.
 
         Raises:
-            ProblemError: it is not there.
+            ProblemError: `not-found`.
         """
-        found = self.get(query)
+        query = self.get(query_id)
         with self._lock:
-            self._kept.pop(query, None)
-        found.path.unlink(missing_ok=True)
+            self._queries.pop(query_id, None)
+        query.path.unlink(missing_ok=True)
 
-    def _drop(self) -> None:
-        """Removes what is too old or too much; those used longest ago stand first."""
+    def _drop_expired(self) -> None:
+        """Removes uploads that are too old or too many, least recently used first; the lock must be held."""
         oldest_allowed = time.monotonic() - 60.0 * self._settings.query_minutes
-        while self._kept:
-            oldest = next(iter(self._kept.values()))
-            if len(self._kept) <= self._settings.queries and oldest.used >= oldest_allowed:
+        while self._queries:
+            oldest = next(iter(self._queries.values()))
+            if len(self._queries) <= self._settings.queries and oldest.last_used >= oldest_allowed:
                 return
-            del self._kept[oldest.id]
+            del self._queries[oldest.id]
             oldest.path.unlink(missing_ok=True)
 
     @contextmanager
     def _slot(self) -> Iterator[None]:
-        """One of the few places for embedding; only so many may wait for one."""
+        """Waits for one of the slots for embedding; refuses if too many are waiting already."""
         with self._lock:
             if self._waiting >= self._settings.searches + self._settings.waiting:
-                raise ProblemError("busy", f"{self._waiting} uploads are waiting already", {"Retry-After": "5"})
+                raise ProblemError("busy", f"{self._waiting} uploads are waiting", {"Retry-After": "5"})
             self._waiting += 1
         try:
             with self._slots:
@@ -205,17 +211,17 @@ class Queries:
 
 
 @contextmanager
-def _named(path: Path, name: str) -> Iterator[None]:
-    """Complaints about an upload's file name the upload."""
+def _naming(path: Path, name: str) -> Iterator[None]:
+    """Has errors about the temporary file name the upload."""
     try:
         yield
-    except MediaError as fault:
-        message = fault.message.replace(str(path), name)
-        raise ProblemError("unusable-media", f"{name}: {message}", reason=fault.reason) from fault
+    except MediaError as error:
+        message = error.message.replace(str(path), name)
+        raise ProblemError("unusable-media", f"{name}: {message}", reason=error.reason) from error
 
 
-def shown_name(told: str | None) -> str:
-    """What an upload is called: the last part of what the client said, without control characters, not too long."""
-    last = PurePath((told or "").replace("\\", "/")).name
-    clean = "".join(character for character in last if character.isprintable()).strip()
-    return clean[:_LONGEST_NAME] or "upload"
+def display_name(name: str | None) -> str:
+    """Returns the name of an upload: the last part of the client's path, printable, at most 200 characters."""
+    last_part = PurePath((name or "").replace("\\", "/")).name
+    clean = "".join(character for character in last_part if character.isprintable()).strip()
+    return clean[:_MAX_NAME_LENGTH] or "upload"

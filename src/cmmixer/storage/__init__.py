@@ -1,1 +1,1 @@
-"""Folders wherever they lie: on a disk, or below an `s3://` address; what stores and tables are written through."""
+"""Writing that survives kills: whole files and folders, locks, object storage, growing tables, metadata files."""

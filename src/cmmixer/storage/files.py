@@ -1,6 +1,7 @@
-"""Files and folders that are either whole or not there, whatever kills the process.
+"""Local files and folders that appear complete or not at all, locks against a second writer, and temporary folders.
 
-Temporary folders that go with the process that made them; what a killed one left goes when the next one is made.
+Everything here survives `kill -9`: half-written data keeps a temporary name that the next writer removes, and locks end with
+their process.
 """
 
 from __future__ import annotations
@@ -20,92 +21,67 @@ from typing import IO, Any
 from cmmixer.errors import CMMixerError
 
 TEMPORARY = ".tmp-"
-
 LOCK = ".lock"
 
-# Who only asks whether somebody writes holds the lock for an instant.
-LOOK_SECONDS = 0.5
+# `is_locked` takes the lock itself for an instant; a writer waits this long before it gives up.
+_PATIENCE_SECONDS = 0.5
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a file under a temporary name beside it, then renames; a reader sees the old file or the new one."""
+    """Writes a file; readers see the old content or the new, never a part."""
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        _flush(file)
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` to write to; renames it to `path` at the end, deletes it on any error."""
+    target = Path(path)
+    temporary = _temporary_name(target)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def file_written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """Yields a file that takes `path`'s name at the end, for what takes long; on any error it is removed and nothing shows.
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yields an open file that is renamed to `path` at the end and deleted on any error; for writing that takes long.
 
-    What killed processes left of the same file is removed first; one that is still being written is held by a lock.
+    Leftovers of killed processes that wrote the same file are removed first. A lock tells them from a file that another
+    process is still writing.
     """
-    own = re.compile(rf"{re.escape(TEMPORARY)}\d+-{re.escape(path.name)}")
-    for left in path.parent.glob(f"{TEMPORARY}*"):
-        if own.fullmatch(left.name) and not is_held(left):
-            left.unlink(missing_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    leftover = re.compile(rf"{re.escape(TEMPORARY)}\d+-{re.escape(path.name)}")
+    for candidate in path.parent.glob(f"{TEMPORARY}*"):
+        if leftover.fullmatch(candidate.name) and not is_locked(candidate):
+            candidate.unlink(missing_ok=True)
+    temporary = _temporary_name(path)
     try:
         with temporary.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
+            _flush(file)
+            temporary.replace(path)  # before the lock ends
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def only_writer(folder: Path, complaint: CMMixerError, name: str = LOCK) -> Iterator[None]:
-    """Holds a folder against a second writer by a file in it; a killed process lets go of itself.
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder that is renamed to `folder` at the end and deleted on any error.
 
-    Raises:
-        CMMixerError: the complaint, if another process holds it.
+    A `folder` that exists is replaced.
     """
-    with open(folder / name, "w") as lock:
-        end = time.monotonic() + LOOK_SECONDS
-        while not _locked(lock, fcntl.LOCK_EX):
-            if time.monotonic() > end:
-                raise complaint
-            time.sleep(LOOK_SECONDS / 10)
-        yield
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process holds this file, as `only_writer` and `file_written_whole` do."""
-    try:
-        with path.open("rb") as file:
-            return not _locked(file, fcntl.LOCK_SH)
-    except OSError:  # nobody ever wrote here, or locks cannot be had
-        return False
-
-
-def _locked(file: IO[Any], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder that takes `folder`'s name at the end; on any error it is removed and nothing shows."""
-    temporary = folder.with_name(f"{TEMPORARY}{os.getpid()}-{folder.name}")
+    temporary = _temporary_name(folder)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            _sync(file)
-        if folder.exists():  # written before by the same step of an interrupted run: the content is the same
+        for path in temporary.rglob("*"):
+            _sync(path)
+        if folder.exists():  # the same step of a run that was interrupted: same content
             shutil.rmtree(folder)
         temporary.rename(folder)
         _sync(folder.parent)
@@ -114,39 +90,117 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what a killed process left half written in `folder`."""
+    """Removes everything under a temporary name from `folder`; only the holder of its lock may call this."""
     for path in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
-def explain_full_disk(where: object, error: Callable[[str], CMMixerError]) -> Iterator[None]:
-    """Turns a full disk or a forbidden folder into one clear line.
+def lock_file(path: Path, busy: CMMixerError) -> Iterator[IO[bytes]]:
+    """Locks a file, which is created if missing; the lock ends with the block or with the process.
+
+    Yields:
+        The locked file, open for reading and appending.
 
     Raises:
-        CMMixerError: as made by `error`, when the system says no space, quota, too large, read-only or not permitted.
+        CMMixerError: `busy`, if another process holds the lock.
+    """
+    with path.open("a+b") as file:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not _try_lock(file, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise busy
+            time.sleep(_PATIENCE_SECONDS / 10)
+        yield file
+
+
+def is_locked(path: Path) -> bool:
+    """Returns whether a process holds the lock of this file, as `lock_file` and `atomic_file` do."""
+    try:
+        with path.open("rb") as file:
+            return not _try_lock(file, fcntl.LOCK_SH)
+    except OSError:  # no such file, or a file system without locks
+        return False
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Yields a new empty folder in the system's temporary folder and deletes it at the end.
+
+    Folders of the same prefix and user whose process was killed are deleted first.
+
+    Args:
+        prefix: begins the name of the enclosing folder, which also holds the lock.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        if _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        with (folder / f"{LOCK}-new").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Named so only after it is locked: otherwise another process could take the folder for abandoned.
+            (folder / f"{LOCK}-new").rename(folder / LOCK)
+            (folder / "content").mkdir()
+            yield folder / "content"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def explain_full_disk(where: object, error: Callable[[str], CMMixerError]) -> Iterator[None]:
+    """Turns the system's errors about a full disk or a forbidden folder into one clear line.
+
+    Args:
+        where: the file or folder, for the message.
+        error: builds the error from the message.
+
+    Raises:
+        CMMixerError: for no space, quota exceeded, file too large, read-only, or permission denied.
     """
     try:
         yield
-    except OSError as fault:
-        # Libraries that write from other languages hand on only the text.
-        full = fault.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(fault)
-        limited = fault.errno == errno.EFBIG or "File too large" in str(fault)
-        refused = fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        if full:
-            raise error(
-                f"{where}: the disk is full; free some space and run the same command again, it continues"
-            ) from fault
-        if limited:
-            raise error(
-                f"{where}: a file may not grow any larger there (see `ulimit -f`, or the file system's limit); raise the limit and "
+    except OSError as cause:
+        # Libraries written in other languages pass on only the text.
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause):
+            message = "the disk is full; free some space and run the same command again, it continues"
+        elif cause.errno == errno.EFBIG or "File too large" in str(cause):
+            message = (
+                "a file may not grow any larger there (see `ulimit -f`, or the file system's limit); raise the limit and "
                 "run the same command again, it continues"
-            ) from fault
-        if refused:
-            raise error(
-                f"{where}: cannot write here ({os.strerror(fault.errno or 0)}); choose another folder"
-            ) from fault
-        raise
+            )
+        elif cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            message = f"cannot write here ({os.strerror(cause.errno)}); choose another folder"
+        else:
+            raise
+        raise error(f"{where}: {message}") from cause
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+
+
+def _try_lock(file: IO[Any], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_abandoned(folder: Path) -> bool:
+    try:
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return False
+        with (folder / LOCK).open("rb") as lock:
+            return _try_lock(lock, fcntl.LOCK_EX)
+    except OSError:  # another program's folder
+        return False
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync(path: Path) -> None:
@@ -155,41 +209,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-_LOCK, _CONTENT = ".lock", "content"
-
-
-@contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """A new empty folder in the system's place for such, removed at the end.
-
-    Folders of the same prefix and user that nobody holds any more, because kill -9 leaves no time to tidy up, are removed first.
-
-    Args:
-        prefix: of the name of the folder that it lies in, beside its lock.
-    """
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        if _is_abandoned(left):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
-    try:
-        with (folder / f"{_LOCK}-new").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # Under this name only once it is held: others take it for abandoned otherwise.
-            (folder / f"{_LOCK}-new").rename(folder / _LOCK)
-            (folder / _CONTENT).mkdir()
-            yield folder / _CONTENT
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            return False
-        with (folder / _LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held, or of somebody who holds nothing
-        return False
-    return True

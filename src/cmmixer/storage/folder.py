@@ -1,7 +1,4 @@
-"""What a folder must be able to do, and how one is opened.
-
-A folder on a disk.
-"""
+"""Folders on a disk or in object storage behind one interface, which clip stores and vector tables are written through."""
 
 from __future__ import annotations
 
@@ -13,11 +10,84 @@ from typing import Protocol
 
 from cmmixer.config.base import is_remote
 from cmmixer.errors import InputError
-from cmmixer.storage.files import is_held, only_writer, remove_leftovers, write_atomically
+from cmmixer.storage.files import is_locked, lock_file, remove_leftovers, write_atomically
+
+
+class WriteLock(Protocol):
+    """The right to write to a folder."""
+
+    def check(self) -> None:
+        """Makes sure that the lock is still held.
+
+        Raises:
+            InputError: another writer has taken it over.
+        """
+
+
+class Folder(Protocol):
+    """A folder of small files and Lance tables. `str(folder)` is its name in messages.
+
+    Attributes:
+        storage_options: what Lance needs to open a table in it; None on a disk.
+    """
+
+    storage_options: dict[str, str] | None
+
+    def child(self, name: str) -> str:
+        """Returns the full name of a file or table in the folder, for messages and for Lance."""
+
+    def make(self) -> None:
+        """Creates the folder if it does not exist.
+
+        Raises:
+            FileExistsError, NotADirectoryError: there is a file in its place.
+            InputError: no such bucket, or no connection.
+        """
+
+    def has(self, name: str) -> bool:
+        """Returns whether there is a file of this name."""
+
+    def has_folder(self, name: str) -> bool:
+        """Returns whether there is a folder of this name with anything in it."""
+
+    def names(self) -> list[str]:
+        """Returns the names of the files and folders in it, sorted."""
+
+    def read_text(self, name: str) -> str:
+        """Returns the text of a file.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file; readers see the old content or the new, never a part."""
+
+    def read_lines(self, name: str) -> list[str]:
+        """Returns the complete lines written by `append_lines`; none if there is no such file."""
+
+    def append_lines(self, name: str, lines: list[str]) -> None:
+        """Appends lines, each with its line break, to a file. Only for the holder of the lock."""
+
+    def remove(self, name: str) -> None:
+        """Removes a file or a folder, if it exists."""
+
+    def lock(self, name: str, busy: InputError) -> AbstractContextManager[WriteLock]:
+        """Locks the folder against a second writer by a file of this name. The lock of a killed process ends by itself.
+
+        Raises:
+            InputError: `busy`, if another process holds the lock.
+        """
+
+    def is_locked(self, name: str) -> bool:
+        """Returns whether a process holds the lock of this name; on object storage the answer takes some seconds."""
+
+
+Location = str | Path | Folder
 
 
 class LocalFolder:
-    """See `Folder`."""
+    """A `Folder` on a disk."""
 
     storage_options: dict[str, str] | None = None
 
@@ -36,7 +106,7 @@ class LocalFolder:
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
 
-    def has_below(self, name: str) -> bool:
+    def has_folder(self, name: str) -> bool:
         return (self.path / name).is_dir() and any((self.path / name).iterdir())
 
     def names(self) -> list[str]:
@@ -49,16 +119,16 @@ class LocalFolder:
         write_atomically(self.path / name, text)
 
     def read_lines(self, name: str) -> list[str]:
-        """The lines of the file; what a kill or a full disk left behind the last whole one is cut off."""
+        """Returns the complete lines; what a kill or a full disk left after the last line break is cut off the file."""
         path = self.path / name
         if not path.exists():
             return []
         content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
             with open(path, "r+b") as file:
-                file.truncate(len(whole))
-        return whole.decode("utf-8").splitlines()
+                file.truncate(len(complete))
+        return complete.decode("utf-8").splitlines()
 
     def append_lines(self, name: str, lines: list[str]) -> None:
         with open(self.path / name, "a", encoding="utf-8") as file:
@@ -69,119 +139,50 @@ class LocalFolder:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     @contextmanager
-    def held(self, name: str, busy: InputError) -> Iterator[LocalFolder]:
-        with only_writer(self.path, busy, name):
+    def lock(self, name: str, busy: InputError) -> Iterator[LocalFolder]:
+        with lock_file(self.path / name, busy):
             remove_leftovers(self.path)
             yield self
 
-    def is_held(self, name: str) -> bool:
-        return is_held(self.path / name)
+    def is_locked(self, name: str) -> bool:
+        return is_locked(self.path / name)
 
     def check(self) -> None:
-        """The system's lock cannot be taken over."""
+        """Does nothing: the system's lock cannot be taken over."""
 
 
-class Held(Protocol):
-    """The right to write to a folder, while one has it."""
-
-    def check(self) -> None:
-        """Raises InputError once another writer has taken it over."""
-
-
-class Folder(Protocol):
-    """A folder of small files and of Lance tables. `str(folder)` is its name for people.
-
-    Attributes:
-        storage_options: what Lance needs to open a table in it; None for a disk.
-    """
-
-    storage_options: dict[str, str] | None
-
-    def child(self, name: str) -> str:
-        """The full name of what lies in it, for people and for Lance."""
-
-    def make(self) -> None:
-        """Makes it where it is not there; removes what killed writers left half written.
-
-        Raises:
-            FileExistsError, NotADirectoryError: a file is in its place.
-            InputError: no such bucket, no connection.
-        """
-
-    def has(self, name: str) -> bool:
-        """Whether a file of this name is there."""
-
-    def has_below(self, name: str) -> bool:
-        """Whether anything lies in the folder of this name."""
-
-    def names(self) -> list[str]:
-        """What lies in it, files and folders, sorted."""
-
-    def read_text(self, name: str) -> str:
-        """A file's text.
-
-        Raises:
-            FileNotFoundError: no such file.
-        """
-
-    def write_text(self, name: str, text: str) -> None:
-        """Writes a file; a reader sees the old one or the new one."""
-
-    def read_lines(self, name: str) -> list[str]:
-        """The whole lines that `append_lines` wrote; none where there is no such file."""
-
-    def append_lines(self, name: str, lines: list[str]) -> None:
-        """Adds lines, each with its end, to a file. Only who holds the folder may."""
-
-    def remove(self, name: str) -> None:
-        """Removes a file or a folder, where it is there."""
-
-    def held(self, name: str, busy: InputError) -> AbstractContextManager[Held]:
-        """Holds the folder against a second writer by a file of this name; a killed process lets go of itself.
-
-        Raises:
-            InputError: `busy`, where another process holds it.
-        """
-
-    def is_held(self, name: str) -> bool:
-        """Whether a process holds the folder by this file at this moment; object storage takes some seconds to tell."""
-
-
-Place = str | Path | Folder
-
-
-def open_folder(place: Place) -> Folder:
-    """The folder of this name, on a disk or in object storage; whether it is there is seen when it is used.
+def open_folder(location: Location) -> Folder:
+    """Returns the folder of a path or an `s3://` address. Nothing is read yet; it need not exist.
 
     Raises:
-        SettingsError: object storage whose library is not installed, or an address without a bucket.
+        SettingsError: an address without a bucket, or the library for object storage is not installed.
     """
-    if is_remote(place):
+    if is_remote(location):
         from cmmixer.storage.s3 import ObjectFolder
 
-        return ObjectFolder(str(place))
-    return LocalFolder(Path(place)) if isinstance(place, str | Path) else place
+        return ObjectFolder(str(location))
+    return LocalFolder(Path(location)) if isinstance(location, str | Path) else location
+
+
+def absolute_location(folder: Folder) -> str:
+    """Returns the name of a folder for a process with another working directory."""
+    return str(folder.path.absolute()) if isinstance(folder, LocalFolder) else str(folder)
 
 
 @contextmanager
-def server_told(folder: Folder) -> Iterator[None]:
-    """What Lance says about a server that does not answer, as one line; its other complaints pass.
+def explain_server_errors(folder: Folder) -> Iterator[None]:
+    """Turns Lance's errors about the server of an object storage into one line; its other errors pass unchanged.
 
     Raises:
-        InputError: no connection, no bucket, no right to it.
+        InputError: no connection, no such bucket, or no right to it.
     """
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as fault:
+    except (ValueError, OSError, RuntimeError) as error:
         if folder.storage_options is None:
             raise
-        from cmmixer.storage.s3 import ObjectFolder, explained, is_of_the_server
+        from cmmixer.storage.s3 import ObjectFolder, explain_s3_error, is_server_error
 
-        if isinstance(folder, ObjectFolder) and is_of_the_server(fault):
-            raise InputError(explained(folder, fault)) from fault
+        if isinstance(folder, ObjectFolder) and is_server_error(error):
+            raise InputError(explain_s3_error(folder, error)) from error
         raise
-
-
-def absolute_place(folder: Folder) -> str:
-    """The name of a folder for a process with another working directory."""
-    return str(folder.path.absolute()) if isinstance(folder, LocalFolder) else str(folder)

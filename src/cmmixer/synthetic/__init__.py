@@ -1,5 +1,5 @@
-"""Films in which the picture causes the sound.
+"""Synthetic videos in which everything that sounds is seen, for tests, demos and studies.
 
-`world` what is in a film and the laws by which it sounds; `draw` its pictures; `hear` its sound; `films` writes mp4 files,
-`arrays` renders clips without any codec, and needs none to be installed.
+`world` holds the objects and the laws by which they sound, `scene` draws them at random, `render` and `audio` turn a scene into
+frames and samples with numpy only, and `generate` writes mp4 files.
 """

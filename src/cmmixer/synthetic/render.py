@@ -1,9 +1,9 @@
-"""A film plan -> pictures at any instants, at any size. numpy only; every picture is drawn from its instant alone.
+"""Renders the frames of a scene at any instants and at any size, and whole clips as arrays. numpy only, no codec.
 
-Letters: T instants, H x W pixels. Places are parts of a square picture: u to the right, v down. A picture that is not
+A frame depends on its instant alone. Positions are fractions of a square frame: u to the right, v down. A frame that is not
 square is the middle of the square one, as a decoder would crop it.
 
-Synthetic clips as arrays, without any codec: for studies with very many clips.
+Letters: N clips, T instants, H x W pixels, S samples of a window.
 """
 
 from __future__ import annotations
@@ -18,51 +18,48 @@ from numpy.typing import NDArray
 
 from cmmixer.config import ClipSettings
 from cmmixer.media.timeline import frame_instants
-from cmmixer.synthetic.audio import hear_film, white_noise
-from cmmixer.synthetic.world import FLOOR_V, Body, FilmPlan, SilentBody, Times, Wheel, plan_film
+from cmmixer.synthetic.audio import render_audio, white_noise
+from cmmixer.synthetic.scene import Scene, SilentBody, draw_scene
+from cmmixer.synthetic.world import FLOOR_V, Body, Times, Wheel
 from cmmixer.types import Span
 
 Field = NDArray[np.float32]
 
 _TRAIL_SECONDS = (0.20, 0.10)
-
 _TRAIL_STRENGTH = (0.18, 0.35)
-
 _FLASH_SECONDS = 0.12
-
 _WHEEL_RADIUS = 0.15
-
 _WHEEL_V = FLOOR_V - _WHEEL_RADIUS
 
-# Noise is cut from one long strip per film, at a place that depends on the instant.
-_NOISE_SPARE = 8191
+# Camera noise is cut from one long strip per video, at an offset that depends on the instant.
+_NOISE_OFFSETS = 8191
 
 
-def draw_frames(plan: FilmPlan, times: Times, height: int, width: int) -> NDArray[np.uint8]:
-    """Pictures of a film at some instants.
+def render_frames(scene: Scene, times: Times, height: int, width: int) -> NDArray[np.uint8]:
+    """Renders the frames on screen at some instants.
 
     Returns:
         uint8 (T, 3, H, W), red-green-blue.
     """
-    canvas = _Canvas(plan, np.asarray(times, dtype=np.float64), height, width)
-    picture = plan.picture
-    for number, silent in enumerate(picture.silent):
-        canvas.silent_body(silent, picture.colours[2 + number % 2])
-    for number, body in enumerate(plan.causes.bodies):
-        canvas.body(body, picture.colours[number])
-    if plan.causes.wheel is not None:
-        canvas.wheel(plan.causes.wheel)
-    return canvas.finished(plan)
+    canvas = _Canvas(scene, np.asarray(times, dtype=np.float64), height, width)
+    nuisance = scene.frame_nuisance
+    for number, silent in enumerate(nuisance.silent):
+        canvas.draw_silent_body(silent, nuisance.colors[2 + number % 2])
+    for number, body in enumerate(scene.causes.bodies):
+        canvas.draw_body(body, nuisance.colors[number])
+    if scene.causes.wheel is not None:
+        canvas.draw_wheel(scene.causes.wheel)
+    return canvas.finish(scene)
 
 
 @dataclass(frozen=True)
 class _Stamp:
-    """Windows of side x side pixels, one in each picture; they may reach beyond its edges.
+    """Windows of side x side pixels around a moving point, one per frame; they may reach beyond its edges.
 
     Attributes:
         top, left: first row and column of each, (T,).
-        side: their size.
-        right, down: of each pixel from the moving place, (T, 1, side) and (T, side, 1).
+        side: their size in pixels.
+        right, down: offset of each pixel from the point, (T, 1, side) and (T, side, 1).
     """
 
     top: NDArray[np.int_]
@@ -73,23 +70,24 @@ class _Stamp:
 
 
 class _Canvas:
-    """Pictures in the making, float32 (T, 3, H, W) in [0, 1]."""
+    """Frames being drawn, float32 (T, 3, H, W) in [0, 1]."""
 
-    def __init__(self, plan: FilmPlan, times: Times, height: int, width: int) -> None:
+    def __init__(self, scene: Scene, times: Times, height: int, width: int) -> None:
         self.times, self.height, self.width = times, height, width
         side = max(height, width)
         self.pixel = 1.0 / side
-        # Camera offset and shake move everything; what is at u is seen at u + shift.
-        self.shift_u = (plan.picture.offset[0] + plan.picture.shake[0].at(times)).astype(np.float32)
-        self.shift_v = (plan.picture.offset[1] + plan.picture.shake[1].at(times)).astype(np.float32)
+        # Camera offset and shake move everything: what is at u appears at u + shift.
+        nuisance = scene.frame_nuisance
+        self.shift_u = (nuisance.offset[0] + nuisance.shake[0].at(times)).astype(np.float32)
+        self.shift_v = (nuisance.offset[1] + nuisance.shake[1].at(times)).astype(np.float32)
         self.u_W = ((np.arange(width, dtype=np.float32) + 0.5 - width / 2) / side + 0.5).astype(np.float32)
         self.v_H = ((np.arange(height, dtype=np.float32) + 0.5 - height / 2) / side + 0.5).astype(np.float32)
-        self.pixels = self._background(plan)
+        self.pixels = self._background(scene)
 
-    def _background(self, plan: FilmPlan) -> Field:
+    def _background(self, scene: Scene) -> Field:
         """A gradient, a wavy pattern and the floor."""
-        top, bottom = (np.asarray(colour, np.float32)[:, None, None] for colour in plan.picture.background)
-        waves_u, waves_v, phase, strength = plan.picture.pattern
+        top, bottom = (np.asarray(color, np.float32)[:, None, None] for color in scene.frame_nuisance.background)
+        waves_u, waves_v, phase, strength = scene.frame_nuisance.pattern
         v = self.v_H[:, None]
         wave = np.sin(2 * np.pi * (waves_u * self.u_W[None, :] + waves_v * v + phase)) * strength
         still = top + (bottom - top) * v + wave.astype(np.float32)
@@ -99,7 +97,7 @@ class _Canvas:
         return pixels
 
     def stamp(self, u: Times, v: Times, reach: float) -> _Stamp:
-        """A square window of pixels around a place that moves, the same size in all pictures."""
+        """Returns square windows of pixels around a moving point, of the same size in all frames."""
         side = 2 * math.ceil(reach / self.pixel) + 2
         left = np.floor((u + self.shift_u - float(self.u_W[0])) / self.pixel).astype(int) - side // 2 + 1
         top = np.floor((v + self.shift_v - float(self.v_H[0])) / self.pixel).astype(int) - side // 2 + 1
@@ -108,57 +106,57 @@ class _Canvas:
         down = (top[:, None] + steps) * self.pixel + self.v_H[0] - (v + self.shift_v)[:, None]
         return _Stamp(top, left, side, right.astype(np.float32)[:, None, :], down.astype(np.float32)[:, :, None])
 
-    def paint(self, stamp: _Stamp, cover_Thw: Field, colour: Field) -> None:
-        """Lays a colour, broadcastable to (T, 3, h, w), over the pictures, as strongly as `cover` says."""
-        colours = np.broadcast_to(colour, (len(self.times), 3, *colour.shape[2:]))
+    def paint(self, stamp: _Stamp, cover_Thw: Field, color: Field) -> None:
+        """Blends a color, broadcastable to (T, 3, h, w), into the frames with opacity `cover`."""
+        colors = np.broadcast_to(color, (len(self.times), 3, *color.shape[2:]))
         for frame in range(len(self.times)):
             top, left = int(stamp.top[frame]), int(stamp.left[frame])
             rows, columns = _within(top, stamp.side, self.height), _within(left, stamp.side, self.width)
             part = self.pixels[frame, :, top + rows.start : top + rows.stop, left + columns.start : left + columns.stop]
             cover = cover_Thw[frame, rows, columns]
-            paint = colours[
+            paint = colors[
                 frame,
                 :,
-                rows if colours.shape[2] > 1 else slice(None),
-                columns if colours.shape[3] > 1 else slice(None),
+                rows if colors.shape[2] > 1 else slice(None),
+                columns if colors.shape[3] > 1 else slice(None),
             ]
             part += cover * (paint - part)
 
-    def silent_body(self, body: SilentBody, colour: tuple[float, float, float]) -> None:
-        """Something that is seen only, a little dimmer than what sounds."""
+    def draw_silent_body(self, body: SilentBody, color: tuple[float, float, float]) -> None:
+        """Draws an object that does not sound, a little dimmer than those that do."""
         stamp = self.stamp(body.u.at(self.times), body.v.at(self.times), 1.1 * body.radius)
         outside = _OUTLINES[body.shape](stamp.right, stamp.down, np.float32(body.radius))
-        self.paint(stamp, self._cover(outside), _paint(colour) * np.float32(0.8))
+        self.paint(stamp, self._cover(outside), _as_paint(color) * np.float32(0.8))
 
-    def body(self, body: Body, colour: tuple[float, float, float]) -> None:
-        """Trail or flash of an impact, then the body with its stripes."""
+    def draw_body(self, body: Body, color: tuple[float, float, float]) -> None:
+        """Draws its trail or the flash of its impact, then the body with its stripes."""
         if body.bounce_seconds is None:
-            for ago, strength in zip(_TRAIL_SECONDS, _TRAIL_STRENGTH, strict=True):
-                stamp, cover = self._shape(body, self.times - ago)
-                self.paint(stamp, cover * np.float32(strength), _paint(colour))
+            for seconds_ago, strength in zip(_TRAIL_SECONDS, _TRAIL_STRENGTH, strict=True):
+                stamp, cover = self._shape(body, self.times - seconds_ago)
+                self.paint(stamp, cover * np.float32(strength), _as_paint(color))
         else:
-            self._flash(body)
+            self._draw_flash(body)
         stamp, cover = self._shape(body, self.times)
         light = np.clip(2.5 * np.cos(np.pi * body.stripes * (stamp.down / np.float32(body.radius))), -1, 1)
         shade = (0.575 + 0.425 * light if body.stripes > 0 else np.ones((1, 1, 1))).astype(np.float32)
-        self.paint(stamp, cover, _paint(colour) * shade[:, None])
+        self.paint(stamp, cover, _as_paint(color) * shade[:, None])
 
     def _shape(self, body: Body, times: Times) -> tuple[_Stamp, Field]:
-        stamp = self.stamp(*body.centres(times), 1.05 * body.radius)
+        stamp = self.stamp(*body.centers(times), 1.05 * body.radius)
         return stamp, self._cover(_OUTLINES[body.shape](stamp.right, stamp.down, np.float32(body.radius)))
 
-    def _flash(self, body: Body) -> None:
-        """Light on the floor where the body hit it, fading."""
+    def _draw_flash(self, body: Body) -> None:
+        """Draws a fading light on the floor at the last impact."""
         u = body.u.at(self.times)
         stamp = self.stamp(u, np.full(len(u), FLOOR_V), 0.3)
         glow = np.exp(-body.since_impact(self.times) / _FLASH_SECONDS).astype(np.float32)[:, None, None]
-        spread = np.exp(-((stamp.right / np.float32(0.15)) ** 2)) * np.exp(-((stamp.down / np.float32(0.03)) ** 2))
-        self.paint(stamp, glow * spread, np.ones((1, 1, 1, 1), np.float32))
+        halo = np.exp(-((stamp.right / np.float32(0.15)) ** 2)) * np.exp(-((stamp.down / np.float32(0.03)) ** 2))
+        self.paint(stamp, glow * halo, np.ones((1, 1, 1, 1), np.float32))
 
-    def wheel(self, wheel: Wheel) -> None:
-        """Rim, spokes, and the clapper that lights up at a click."""
-        place = 1 - _WHEEL_RADIUS - 0.02 if wheel.right else _WHEEL_RADIUS + 0.02
-        u, v = np.full(len(self.times), place), np.full(len(self.times), _WHEEL_V)
+    def draw_wheel(self, wheel: Wheel) -> None:
+        """Draws rim and spokes, and the clapper, which lights up at a click."""
+        center = 1 - _WHEEL_RADIUS - 0.02 if wheel.right else _WHEEL_RADIUS + 0.02
+        u, v = np.full(len(self.times), center), np.full(len(self.times), _WHEEL_V)
         stamp = self.stamp(u, v, 1.05 * _WHEEL_RADIUS)
         away = np.hypot(stamp.right, stamp.down)
         angle = np.arctan2(stamp.right, -stamp.down)
@@ -167,8 +165,8 @@ class _Canvas:
         spokes = np.maximum(beside - np.float32(0.014), away - np.float32(_WHEEL_RADIUS))
         rim = np.abs(away - np.float32(_WHEEL_RADIUS - 0.012)) - np.float32(0.012)
         bright = self._cover(np.minimum(spokes, rim))[:, None]
-        colour = np.float32(0.08) + np.float32(0.84) * bright
-        self.paint(stamp, self._cover(away - np.float32(_WHEEL_RADIUS)), colour)
+        color = np.float32(0.08) + np.float32(0.84) * bright
+        self.paint(stamp, self._cover(away - np.float32(_WHEEL_RADIUS)), color)
         glow = np.exp(-wheel.since_click(self.times) / 0.06).astype(np.float32)
         clapper = self.stamp(u, v - _WHEEL_RADIUS - 0.045, 0.05)
         lit = np.stack([0.5 + 0.5 * glow, 0.25 + 0.75 * glow, 0.25 + 0.6 * glow], axis=1)[:, :, None, None]
@@ -177,31 +175,31 @@ class _Canvas:
         )
 
     def _cover(self, outside: Field) -> Field:
-        """Distance outside a shape -> how much of a pixel it covers."""
+        """Converts the distance outside a shape to the part of a pixel that it covers."""
         cover = np.float32(0.5) - outside * np.float32(1 / self.pixel)
         return np.clip(cover, np.float32(0), np.float32(1), out=cover)
 
-    def finished(self, plan: FilmPlan) -> NDArray[np.uint8]:
-        """Camera noise, then 8 bits."""
-        one = 3 * self.height * self.width
-        chance = np.random.Generator(np.random.SFC64(plan.picture.noise_seed))
-        strip = white_noise(chance, one + _NOISE_SPARE, plan.picture.noise)
+    def finish(self, scene: Scene) -> NDArray[np.uint8]:
+        """Adds camera noise and converts to 8 bits."""
+        values = 3 * self.height * self.width
+        rng = np.random.Generator(np.random.SFC64(scene.frame_nuisance.noise_seed))
+        strip = white_noise(rng, values + _NOISE_OFFSETS, scene.frame_nuisance.noise)
         self.pixels *= 255.0
         for frame, time in enumerate(self.times):
-            start = round(float(time) * 1000) * 7919 % _NOISE_SPARE
-            self.pixels[frame] += strip[start : start + one].reshape(3, self.height, self.width)
+            start = round(float(time) * 1000) * 7919 % _NOISE_OFFSETS
+            self.pixels[frame] += strip[start : start + values].reshape(3, self.height, self.width)
         np.clip(self.pixels, 0, 255, out=self.pixels)
         return (self.pixels + 0.5).astype(np.uint8)
 
 
 def _within(first: int, count: int, limit: int) -> slice:
-    """Which of `count` places from `first` on lie in [0, limit)."""
+    """Returns which of the `count` positions from `first` on lie in [0, limit)."""
     start = min(max(0, -first), count)
     return slice(start, max(start, min(count, limit - first)))
 
 
-def _paint(colour: tuple[float, float, float]) -> Field:
-    return np.asarray(colour, np.float32)[None, :, None, None]
+def _as_paint(color: tuple[float, float, float]) -> Field:
+    return np.asarray(color, np.float32)[None, :, None, None]
 
 
 def _disc(right: Field, down: Field, radius: np.float32) -> Field:
@@ -250,13 +248,13 @@ _OUTLINES = {
 
 @dataclass(frozen=True)
 class SyntheticClips:
-    """One clip per film.
+    """Clips as arrays, one per video.
 
     Attributes:
-        video_NTCHW: uint8 pictures.
-        audio_NTS: int16 sound windows of S samples.
+        video_NTCHW: uint8 frames.
+        audio_NTS: int16 windows of S samples.
         labels: shape of the body that sounds, N class names.
-        causes: N descriptions of what is seen and heard.
+        causes: N descriptions of what is seen and heard, as in `causes.jsonl`.
     """
 
     video_NTCHW: NDArray[np.uint8]
@@ -276,42 +274,46 @@ def synthetic_arrays(
     twin_ahead_seconds: float | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> SyntheticClips:
-    """Renders films `first` to `first + count` of a seed, only at the clip's instants; each film is one clip long.
+    """Renders videos `first` to `first + count` of a seed, only at the clip's instants; each video is one clip long.
 
     Args:
-        count: how many films.
+        count: how many videos.
         clip: geometry.
-        seed: films of different seeds share nothing.
+        seed: videos of different seeds share nothing.
         difficulty: easy, medium or hard.
-        first: number of the first film; a film does not depend on how many others are made.
-        twins: films 2k and 2k + 1 differ in their timing only.
-        twin_ahead_seconds: by how much; see `world.plan_film`.
-        advance: called with 1 after every film.
+        first: index of the first video; a video does not depend on how many others are rendered.
+        twins: make videos 2k and 2k + 1 differ in their timing only.
+        twin_ahead_seconds: by how much; see `draw_scene`.
+        advance: called with 1 after every video.
 
     Raises:
         SettingsError: an unknown difficulty.
     """
     video = np.empty((count, clip.frames, 3, clip.height, clip.width), np.uint8)
     audio = np.empty((count, clip.frames, clip.window_samples), np.int16)
-    plans: list[FilmPlan] = []
+    scenes: list[Scene] = []
     for row in range(count):
-        plan = plan_film(seed, first + row, difficulty, twins=twins, twin_ahead_seconds=twin_ahead_seconds)
-        video[row], audio[row] = render_clip(plan, clip)
-        plans.append(plan)
+        scene = draw_scene(seed, first + row, difficulty, twins=twins, twin_ahead_seconds=twin_ahead_seconds)
+        video[row], audio[row] = render_clip(scene, clip)
+        scenes.append(scene)
         if advance is not None:
             advance(1)
-    return SyntheticClips(video, audio, [plan.label for plan in plans], [plan.causes.as_dict() for plan in plans])
+    return SyntheticClips(video, audio, [scene.label for scene in scenes], [scene.causes.as_dict() for scene in scenes])
 
 
-def render_clip(plan: FilmPlan, clip: ClipSettings) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
-    """Pictures (T, 3, H, W) and sound windows (T, S) of a film that is one clip long."""
+def render_clip(scene: Scene, clip: ClipSettings) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+    """Renders a video that is one clip long.
+
+    Returns:
+        frames, uint8 (T, 3, H, W), and audio windows, int16 (T, S).
+    """
     instants = frame_instants(Span(0.0, clip.clip_seconds), clip.frames)
-    sound = hear_film(plan, clip.clip_seconds, clip.sample_rate_hz)
+    samples = render_audio(scene, clip.clip_seconds, clip.sample_rate_hz)
     length = clip.window_samples
     windows = np.zeros((clip.frames, length), np.int16)
     for row, instant in enumerate(instants):
         start = round((float(instant) - clip.window_seconds / 2) * clip.sample_rate_hz)
-        part = sound[max(0, start) : max(0, start + length)]
+        part = samples[max(0, start) : max(0, start + length)]
         offset = max(0, -start)
         windows[row, offset : offset + len(part)] = part
-    return draw_frames(plan, instants, clip.height, clip.width), windows
+    return render_frames(scene, instants, clip.height, clip.width), windows

@@ -1,7 +1,4 @@
-"""The log of a run: log.jsonl, one line per logged step, and TensorBoard where it is installed.
-
-What a training command gives back, and what its card says about the data.
-"""
+"""The log of a training run and its result: log.jsonl, TensorBoard where it is installed, and what the command returns."""
 
 from __future__ import annotations
 
@@ -14,69 +11,77 @@ from typing import Any
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from cmmixer import checkpoint
 from cmmixer.data.dataset import ClipDataset
 from cmmixer.storage.files import write_atomically
+from cmmixer.train.resume import Run
 
 
 class Log:
-    """log.jsonl, and TensorBoard where it is installed."""
+    """Writer of log.jsonl, one line per logged step, and of TensorBoard events where TensorBoard is installed.
+
+    Args:
+        folder: the run's folder.
+        enabled: whether this process writes; only the first one does.
+    """
 
     def __init__(self, folder: Path, *, enabled: bool) -> None:
         self.file = folder / "log.jsonl"
         self.folder = folder
         self.enabled = enabled
-        self._board: Any = None
+        self._writer: Any = None
 
-    def cut(self, step: int) -> None:
-        """Drops lines beyond `step`, which a killed run wrote after its last checkpoint."""
+    def truncate(self, step: int) -> None:
+        """Drops the lines after `step`, which a killed run wrote after its last checkpoint."""
         if self.file.exists():
-            # The last line may be half written.
-            whole = [line for line in self.file.read_text().splitlines() if line.endswith("}")]
-            write_atomically(self.file, "".join(line + "\n" for line in whole if json.loads(line)["step"] <= step))
+            # The last line may be incomplete.
+            lines = [line for line in self.file.read_text().splitlines() if line.endswith("}")]
+            write_atomically(self.file, "".join(line + "\n" for line in lines if json.loads(line)["step"] <= step))
 
     def write(self, row: dict[str, float]) -> None:
+        """Writes the values of one step; `row` has its number as `step`."""
         if not self.enabled:
             return
         with self.file.open("a") as file:
             file.write(json.dumps({name: round(value, 8) for name, value in row.items()}) + "\n")
-        board = self._tensorboard(int(row["step"]))
-        if board is not None:
+        writer = self._tensorboard(int(row["step"]))
+        if writer is not None:
             for name, value in row.items():
-                board.add_scalar(name, value, int(row["step"]))
+                writer.add_scalar(name, value, int(row["step"]))
 
-    def picture(self, step: int, sheet_HWC: Tensor) -> None:
-        board = self._tensorboard(step)
-        if self.enabled and board is not None:
-            board.add_image("separation", sheet_HWC, step, dataformats="HWC")
-
-    def _tensorboard(self, step: int) -> Any:
-        if self._board is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:  # the extra `report` is not installed; log.jsonl has the same figures
-                self._board = False
-            else:
-                self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
-        return self._board or None
+    def write_image(self, step: int, image_HWC: Tensor) -> None:
+        """Adds an image of a reconstruction to TensorBoard, uint8 [H, W, 3]."""
+        writer = self._tensorboard(step)
+        if self.enabled and writer is not None:
+            writer.add_image("reconstruction", image_HWC, step, dataformats="HWC")
 
     def close(self) -> None:
-        if self._board:
-            self._board.close()
+        """Closes the TensorBoard file."""
+        if self._writer:
+            self._writer.close()
+
+    def _tensorboard(self, step: int) -> Any:
+        if self._writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:  # the extra `report` is not installed; log.jsonl has the same values
+                self._writer = False
+            else:
+                self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        return self._writer or None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The end of a run.
+    """The result of a training command.
 
     Attributes:
         run: the run's folder.
         model_id: sha256 of the final weights.
-        step: optimiser steps done.
-        clips: clips it was trained on.
-        skipped: films that could not be used; listed in the run's skipped.txt.
-        losses: the last step's.
-        is_main: this is the process that speaks for all.
+        step: optimizer steps done.
+        clips: number of training clips.
+        skipped: number of videos that could not be used; skipped.txt in the run lists them.
+        losses: losses of the last step.
+        is_main: whether this is the first process, which reports for all of them.
     """
 
     run: Path
@@ -88,7 +93,7 @@ class TrainingResult:
     is_main: bool
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Returns the result as plain JSON values."""
         return {
             "run": str(self.run),
             "model_id": self.model_id,
@@ -100,7 +105,7 @@ class TrainingResult:
 
 
 def describe_data(data: str, dataset: ClipDataset) -> dict[str, Any]:
-    """What a card says about the clips: where from, how many, and a fingerprint of their ids."""
+    """Describes the clips for a checkpoint's metadata: path, counts, and a sha256 of the sorted clip ids."""
     fingerprint = hashlib.sha256("\n".join(sorted(dataset.ids)).encode()).hexdigest()
     return {
         "path": data,
@@ -111,18 +116,18 @@ def describe_data(data: str, dataset: ClipDataset) -> dict[str, Any]:
     }
 
 
-def finish(folder: Path, dataset: ClipDataset, fabric: Fabric) -> TrainingResult:
-    """Writes the list of sources that a later evaluation must not contain, and sums up."""
-    run = folder.parent.parent
-    card = checkpoint.load_card(folder)
+def summarize(run: Run, dataset: ClipDataset, fabric: Fabric) -> TrainingResult:
+    """Returns the result of a finished run and writes sources.txt, the videos that a later evaluation must not contain."""
+    metadata = run.metadata
+    assert metadata is not None
     if fabric.is_global_zero:
-        write_atomically(run / "sources.txt", "".join(f"{source}\n" for source in sorted(set(dataset.sources))))
+        write_atomically(run.folder / "sources.txt", "".join(f"{source}\n" for source in sorted(set(dataset.sources))))
     return TrainingResult(
-        run,
-        card.model_id,
-        card.step,
+        run.folder,
+        metadata.model_id,
+        metadata.step,
         len(dataset),
         len(dataset.skips),
-        card.metrics,
+        metadata.metrics,
         is_main=bool(fabric.is_global_zero),
     )

@@ -1,4 +1,4 @@
-"""Pre-training: frames and mel pictures are mixed, masked, and given back apart (fuse, then separate)."""
+"""Pre-training: the masked autoencoder reconstructs frames and mel spectrograms from their masked mix (fuse, then separate)."""
 
 from __future__ import annotations
 
@@ -8,83 +8,88 @@ import torch
 from torch import Tensor, nn
 
 from cmmixer import checkpoint
-from cmmixer.checkpoint import Card
+from cmmixer.checkpoint import Metadata
 from cmmixer.config import AugmentSettings, ClipSettings, MixerSettings, PretrainSettings, preset
 from cmmixer.config.base import pick
+from cmmixer.config.fields import accepts_settings
 from cmmixer.data.dataset import ClipDataset, open_clips
 from cmmixer.data.statistics import measure_statistics
 from cmmixer.evaluation.reconstruct import separate
 from cmmixer.models.mae import MaskedAutoencoder
-from cmmixer.models.mixer import draw_share
+from cmmixer.models.mixer import draw_mixing_mask
 from cmmixer.models.patches import strip_grid
 from cmmixer.progress import NoProgress, Progress
 from cmmixer.train.distributed import make_fabric
-from cmmixer.train.inputs import Chance, TrainingInputs
-from cmmixer.train.log import TrainingResult, describe_data, finish
+from cmmixer.train.inputs import StepRNG, TrainingInputs
+from cmmixer.train.log import TrainingResult, describe_data, summarize
 from cmmixer.train.loop import fit
-from cmmixer.train.resume import clips_per_process, goes_on
+from cmmixer.train.resume import Run
 from cmmixer.types import Batch
 from cmmixer.version import __version__
 
 
 class PretrainTask:
-    """Reconstruct both clean strips from the masked mix."""
+    """Masked autoencoding of mixed clips: reconstructs both unmixed strips from the visible patches of the mix."""
 
     title = "pre-training"
     default_blr = 1.5e-4  # MAE, arXiv 2111.06377, table 8
 
-    def __init__(self, card: Card, settings: PretrainSettings) -> None:
-        network = checkpoint.build(card, settings.seed)
+    def __init__(self, metadata: Metadata, settings: PretrainSettings) -> None:
+        network = checkpoint.build(metadata, settings.seed)
         assert isinstance(network, MaskedAutoencoder)
         self.network: nn.Module = network
-        self.card = card
-        self.clip = card.clip
-        self.patch = card.model.patch
+        self.metadata = metadata
+        self.clip = metadata.clip
+        self.patch = metadata.model.patch
         self.mixer = pick(MixerSettings, settings)
         self.mask_ratio = settings.mask_ratio
-        self.inputs = TrainingInputs(card.clip, card.statistics, pick(AugmentSettings, settings))
+        self.inputs = TrainingInputs(metadata.clip, metadata.statistics, pick(AugmentSettings, settings))
 
-    def losses(self, network: nn.Module, batch: Batch, chance: Chance) -> dict[str, Tensor]:
-        """Mean squared error on the masked patches: together, and each modality alone."""
-        video, audio = self.inputs(batch, chance)
-        output = network(video, audio, self.share(chance), mask_ratio=self.mask_ratio, noise_BL=self.noise(chance))
+    def losses(self, network: nn.Module, batch: Batch, rng: StepRNG) -> dict[str, Tensor]:
+        """Returns the mean squared errors on the masked patches: the weighted sum, and each modality alone."""
+        video_BTCHW, audio_BTCHW = self.inputs(batch, rng)
+        mixing_mask_BT1HW, noise_BL = self.draw_mixing_mask(rng), self.draw_noise(rng)
+        output = network(video_BTCHW, audio_BTCHW, mixing_mask_BT1HW, mask_ratio=self.mask_ratio, noise_BL=noise_BL)
         return {"loss": output.loss, "loss_video": output.loss_video, "loss_audio": output.loss_audio}
 
-    def picture(self, batch: Batch, chance: Chance) -> Tensor | None:
-        """Frames, mel, mixed, masked and both reconstructions of the first clip, uint8 [H, W, 3]."""
+    def reconstruction_image(self, batch: Batch, rng: StepRNG) -> Tensor | None:
+        """Returns an image of the first clip, uint8 [H, W, 3]: frames, mel spectrograms, mix, mask and both reconstructions."""
         assert isinstance(self.network, MaskedAutoencoder)
         first = Batch(batch.ids[:1], batch.labels[:1], batch.video_BTCHW[:1], batch.audio_BTN[:1])
-        share, noise = self.share(chance)[:1], self.noise(chance)[:1]
-        return separate(self.network, self.inputs.frontend, first, share, self.mask_ratio, noise).sheet()
+        mixing_mask_BT1HW, noise_BL = self.draw_mixing_mask(rng)[:1], self.draw_noise(rng)[:1]
+        frontend = self.inputs.frontend
+        return separate(self.network, frontend, first, mixing_mask_BT1HW, self.mask_ratio, noise_BL).sheet()
 
-    def share(self, chance: Chance) -> Tensor:
-        """[B, T, 1, H, W]: how much of every pixel comes from the sound, under this step's draws."""
+    def draw_mixing_mask(self, rng: StepRNG) -> Tensor:
+        """Draws the audio's share of every pixel for the clips of this process, [B, T, 1, H, W]."""
         clip = self.clip
-        return draw_share(
+        return draw_mixing_mask(
             self.mixer,
-            batch=chance.batch,
+            batch=rng.global_batch,
             frames=clip.frames,
             height=clip.height,
             width=clip.width,
             patch=self.patch,
-            generator=chance.device,
-        )[chance.rows]
+            generator=rng.device_generator,
+        )[rng.rows]
 
-    def noise(self, chance: Chance) -> Tensor:
-        """[B, L]: the tokens of least noise stay visible."""
+    def draw_noise(self, rng: StepRNG) -> Tensor:
+        """Draws the noise of the mask for the clips of this process, [B, L]; the tokens with the least noise stay visible."""
         tokens = strip_grid(self.clip.height, self.clip.width, self.clip.frames, self.patch).tokens
-        return torch.rand(chance.batch, tokens, generator=chance.device, device=chance.device.device)[chance.rows]
+        generator = rng.device_generator
+        return torch.rand(rng.global_batch, tokens, generator=generator, device=generator.device)[rng.rows]
 
 
+@accepts_settings(PretrainSettings)
 def pretrain(
     settings: PretrainSettings, progress: Progress | None = None, dataset: ClipDataset | None = None
 ) -> TrainingResult:
-    """Pre-trains the masked autoencoder; a run that was killed is continued by the same call.
+    """Pre-trains the masked autoencoder; the same call resumes a run that was interrupted.
 
     Args:
-        settings: of the command.
-        progress: told how it goes on.
-        dataset: clips, if they are not to be read from `settings.data`.
+        settings: settings of the command.
+        progress: receives the progress.
+        dataset: the training clips, instead of those in `settings.data`.
 
     Raises:
         InputError: the data, the settings or the run's folder cannot be used.
@@ -95,19 +100,15 @@ def pretrain(
     clip = settings.clip_settings(settings.preset)
     if dataset is None:
         dataset = open_clips(settings, clip, workers=settings.num_workers, progress=progress)
-    clips_per_process(settings, fabric.world_size, len(dataset))  # too few are refused before anything is measured
-    card = _continued_card(settings) or _new_card(settings, clip, dataset)
-    folder = fit(PretrainTask(card, settings), dataset, settings, fabric, progress)
-    return finish(folder, dataset, fabric)
+    with Run.open(settings, fabric, clips=len(dataset), kind="mae") as run:
+        # A resumed run keeps its statistics, even if the data has changed since.
+        metadata = run.metadata or _new_metadata(settings, clip, dataset)
+        fit(PretrainTask(metadata, settings), dataset, run, fabric, progress)
+        return summarize(run, dataset, fabric)
 
 
-def _continued_card(settings: PretrainSettings) -> Card | None:
-    """The card of the run that is there already: its statistics hold to the end."""
-    return checkpoint.load_card(settings.out) if goes_on(settings) else None
-
-
-def _new_card(settings: PretrainSettings, clip: ClipSettings, dataset: ClipDataset) -> Card:
-    return Card(
+def _new_metadata(settings: PretrainSettings, clip: ClipSettings, dataset: ClipDataset) -> Metadata:
+    return Metadata(
         kind="mae",
         model=preset(settings.preset).model,
         clip=clip,

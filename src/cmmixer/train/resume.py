@@ -1,11 +1,10 @@
-"""Beginning a run, and going on with one: what must be the same, and what may differ.
+"""Training runs: opening a run's folder once, checking that a command may resume it, and writing its checkpoints.
 
-A run's checkpoints, written and read by however many processes there are.
-
-Weights lie in one file, since whoever uses the network wants them so; the first process puts them together tensor by tensor.
-The optimiser's state, twice as large, is wanted by training alone: processes that hold slices of it (`--strategy fsdp`) write a
-file each, and nothing is gathered. Slices carry their places, so that any number of processes reads what any other wrote
-(`torch.distributed.checkpoint`, in its safetensors form: no pickle). Several machines need one file system for `--out`.
+The first process gathers the weights tensor by tensor into one file, since everybody who uses the network wants them that
+way. The optimizer state is twice as large and only training reads it. Processes that hold shards of it (`--strategy fsdp`)
+write one file each, without gathering. The shards carry their offsets, so any number of processes reads what any other
+number wrote (`torch.distributed.checkpoint` in its safetensors form; no pickle). Several machines must share the file
+system of `--out`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +32,24 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from cmmixer import checkpoint
-from cmmixer.checkpoint import Card, contiguous
+from cmmixer.checkpoint import COMMANDS, Metadata, contiguous_copies
 from cmmixer.config.training import TrainingSettings
 from cmmixer.errors import CheckpointError, SettingsError
-from cmmixer.storage.files import explain_full_disk, only_writer, remove_leftovers, write_atomically
-from cmmixer.train.distributed import whole
-from cmmixer.train.optim import numbered, state_tensors
+from cmmixer.storage.files import LOCK, explain_full_disk, lock_file, remove_leftovers, write_atomically
+from cmmixer.train.distributed import full_tensor
+from cmmixer.train.optim import ordered_parameters, state_tensors
 
-# Settings that may change between the parts of a run without changing what is computed, but for the rounding of sums.
+# Settings that may change when a run resumes: they do not change what is computed, except for the rounding of sums.
 FREE_SETTINGS = (
     "out",
-    "batch_size",  # `clips_per_process` sees to the clips of a step
+    "batch_size",  # `Run.batch_size` keeps the clips of a step
     "num_workers",
     "keep_gb",
     "save_minutes",
     "save_steps",
     "keep",
     "log_steps",
-    "picture_epochs",
+    "image_epochs",
     "overwrite",
     "file_seconds",
     "device",
@@ -59,200 +59,302 @@ FREE_SETTINGS = (
 )
 
 
-def goes_on(settings: TrainingSettings) -> bool:
-    """Is there a run in the folder that this command continues?"""
-    # torchrun --max-restarts starts the same command again after a failure; that is no wish to begin anew.
-    anew = settings.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
-    return not anew and (Path(settings.out) / "latest").exists()
+@dataclass
+class Run:
+    """The folder of a training run, locked and read once by the command that starts or resumes it.
 
-
-def clips_per_process(settings: TrainingSettings, world: int, clips: int) -> int:
-    """How many clips of a batch each process takes: --batch_size, or what makes the batch that the run began with.
-
-    A run may go on, by the same command, on another number of processes than it had; a batch over all processes stays as large
-    as it was, so that steps stay what they were.
-
-    Args:
-        settings: of the command.
-        world: processes now.
-        clips: in the data set.
-
-    Raises:
-        SettingsError: fewer clips than one step needs.
-        CheckpointError: the run's batches cannot be shared out among so many processes, or its data set was another.
+    Attributes:
+        settings: settings of the command.
+        world_size: number of processes.
+        clips: number of clips in the data set.
+        checkpoint: folder of the newest checkpoint when the run was opened; None in a new run.
+        metadata: metadata of the newest checkpoint; None before the first one.
+        progress: training progress of that checkpoint; empty in a new run.
     """
-    if goes_on(settings):
-        return _as_it_was(settings, world, clips)
-    needed = settings.batch_size * world * settings.accum_iter
-    if clips < needed:
-        remedy = "give fewer processes or more films" if clips < world else "give a smaller batch or more films"
-        raise SettingsError(
-            f"--batch_size: {settings.batch_size} x {world} processes x {settings.accum_iter} accumulated need {needed} clips for "
-            f"one step, and there are {clips}; {remedy}"
-        )
-    return settings.batch_size
 
+    settings: TrainingSettings
+    world_size: int
+    clips: int
+    checkpoint: Path | None = None
+    metadata: Metadata | None = None
+    progress: dict[str, Any] = field(default_factory=dict)
 
-def _as_it_was(settings: TrainingSettings, world: int, clips: int) -> int:
-    began = checkpoint.load_card(settings.out).settings.get("batch_size")
-    where = checkpoint.load_progress(settings.out)
-    batch, asked = where["clips_per_batch"], settings.batch_size * world
-    if where["clips"] != clips:
-        raise CheckpointError(
-            f"{settings.out}: the run there has {where['clips']} clips in batches of {batch}, this command {clips} in {asked}; "
-            "continue with the same data, or --overwrite"
+    @classmethod
+    @contextmanager
+    def open(cls, settings: TrainingSettings, fabric: Fabric, *, clips: int, kind: str) -> Iterator[Run]:
+        """Opens the run's folder, new or not; the first process locks it until the end.
+
+        Args:
+            settings: settings of the command.
+            fabric: the processes.
+            clips: number of clips in the data set.
+            kind: kind of network that the command trains, see `Metadata.kind`.
+
+        Raises:
+            SettingsError: the run is new and has fewer clips than one step needs; nothing was written.
+            CheckpointError: another training writes to the folder, the folder cannot be written, the run in it cannot be read,
+                or it is a run of another command.
+        """
+        run = cls(settings, fabric.world_size, clips)
+        if not run._has_checkpoint():
+            run._check_enough_clips()
+        with ExitStack() as stack:
+            if fabric.is_global_zero:
+                stack.enter_context(lock_run_folder(run.folder))
+            if run._has_checkpoint():
+                run._read(kind)
+            yield run
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.settings.out)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the command starts a new run instead of resuming one."""
+        return self.checkpoint is None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done when the run was opened."""
+        return int(self.progress.get("step", 0))
+
+    def batch_size(self) -> int:
+        """Returns the clips per process and batch: `--batch_size`, or what keeps the global batch that the run was started with.
+
+        The same command may resume a run on another number of processes. The batch over all processes stays as large as it was,
+        so the steps stay the same.
+
+        Raises:
+            CheckpointError: the global batch cannot be divided among the processes, or the data set has another size.
+        """
+        settings, world = self.settings, self.world_size
+        if self.metadata is None:
+            return settings.batch_size
+        started_with = self.metadata.settings.get("batch_size")
+        batch, clips, requested = self.progress["clips_per_batch"], self.progress["clips"], settings.batch_size * world
+        if clips != self.clips:
+            raise CheckpointError(
+                f"{self.folder}: the run there has {clips} clips in batches of {batch}, this command has {self.clips} in batches of "
+                f"{requested}; resume with the same data, or --overwrite"
+            )
+        if requested == batch:
+            return settings.batch_size
+        if settings.batch_size != started_with:
+            raise CheckpointError(
+                f"{self.folder}: the run there has batches of {batch} clips, --batch_size {settings.batch_size} on {world} processes "
+                f"makes {requested}; leave --batch_size at {started_with}, which keeps its batches on any number of processes, or "
+                "--overwrite"
+            )
+        if batch % world:
+            raise CheckpointError(
+                f"{self.folder}: the run there has batches of {batch} clips, which {world} processes cannot share evenly; "
+                f"resume with a number of processes that divides {batch}"
+            )
+        return int(batch) // world
+
+    def check_settings(self) -> None:
+        """Refuses to resume under settings that would make it a different run; see `FREE_SETTINGS`.
+
+        Raises:
+            CheckpointError: names up to four settings that differ.
+        """
+        if self.metadata is None:
+            return
+        requested = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        # A setting that was added after the run started had the effect of its default.
+        defaults = {entry.name: entry.default for entry in dataclasses.fields(self.settings)}
+        existing = {name: self.metadata.settings.get(name, defaults[name]) for name in requested}
+        different = [
+            f"{name} {existing[name]!r} there, {value!r} here"
+            for name, value in requested.items()
+            if name not in FREE_SETTINGS and existing[name] != value
+        ]
+        if different:
+            raise CheckpointError(
+                f"{self.folder}: holds a run of other settings: {'; '.join(different[:4])}; use the same, another --out, or "
+                "--overwrite"
+            )
+
+    def create_folder(self) -> None:
+        """Creates the folder of a new run and removes what an overwritten run left in it; only the first process calls it.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        folder = self.folder
+        with explain_full_disk(folder, CheckpointError):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+            (folder / "latest").unlink(missing_ok=True)
+            for name in ("checkpoints", "tensorboard"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / "log.jsonl").unlink(missing_ok=True)
+            write_atomically(folder / "settings.json", json.dumps(dataclasses.asdict(self.settings), indent=1))
+
+    def remove_leftovers(self) -> None:
+        """Removes partial files that a killed process left; only the first process calls it."""
+        for folder in (self.folder, self.folder / "checkpoints"):
+            remove_leftovers(folder)
+
+    def save(
+        self,
+        fabric: Fabric,
+        metadata: Metadata,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: dict[str, Any],
+    ) -> None:
+        """Writes a checkpoint, see `write_checkpoint`, and takes over its metadata."""
+        self.metadata = write_checkpoint(
+            fabric, self.folder, metadata, network, optimizer, progress, keep=self.settings.keep
         )
-    if asked == batch:
-        return settings.batch_size
-    if settings.batch_size != began:
-        raise CheckpointError(
-            f"{settings.out}: the run there has batches of {batch} clips, --batch_size {settings.batch_size} on {world} processes "
-            f"makes {asked}; leave --batch_size at {began} and its batches are shared out anew, or --overwrite"
-        )
-    if batch % world:
-        raise CheckpointError(
-            f"{settings.out}: the run there has batches of {batch} clips, which {world} processes cannot share evenly; "
-            f"go on with a number of processes that divides {batch}"
-        )
-    return int(batch) // world
+
+    def _has_checkpoint(self) -> bool:
+        # torchrun --max-restarts repeats the same command after a failure. That is no request to overwrite again.
+        overwrite = self.settings.overwrite and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        return not overwrite and (self.folder / "latest").exists()
+
+    def _check_enough_clips(self) -> None:
+        settings, world = self.settings, self.world_size
+        needed = settings.batch_size * world * settings.accum_iter
+        if self.clips < needed:
+            remedy = (
+                "give fewer processes or more videos" if self.clips < world else "give a smaller batch or more videos"
+            )
+            raise SettingsError(
+                f"--batch_size: {settings.batch_size} x {world} processes x {settings.accum_iter} accumulated need {needed} clips for "
+                f"one step, and there are {self.clips}; {remedy}"
+            )
+
+    def _read(self, kind: str) -> None:
+        self.checkpoint = checkpoint.resolve(self.folder)
+        self.metadata = checkpoint.load_metadata(self.checkpoint)
+        if self.metadata.kind != kind:
+            raise CheckpointError(
+                f"{self.folder}: holds a run of `cmmixer {COMMANDS[self.metadata.kind]}`, expected one of `cmmixer {COMMANDS[kind]}`; "
+                "give another --out, or --overwrite"
+            )
+        self.progress = checkpoint.load_progress(self.checkpoint)
+        if not {"step", "clips", "clips_per_batch"} <= self.progress.keys():
+            raise CheckpointError(
+                f"{self.checkpoint}: has no training progress to resume from; start a new run from its weights with --init, or "
+                "--overwrite"
+            )
 
 
 @contextmanager
-def hold_run_folder(folder: Path) -> Iterator[None]:
-    """Holds the folder of a run, new or not: two trainings that write to one would spoil both.
+def lock_run_folder(folder: Path) -> Iterator[None]:
+    """Locks the folder of a run, new or not. Two trainings that wrote to the same folder would corrupt both runs.
 
     Raises:
-        CheckpointError: another training writes there, or the folder cannot be written.
+        CheckpointError: another training writes to the folder, or it cannot be written.
     """
-    told = f"{folder}: another training writes to it; wait for it, end it, or choose another --out"
-    with ExitStack() as held:
+    message = f"{folder}: another training writes to it; wait for it, end it, or choose another --out"
+    with ExitStack() as stack:
         with explain_full_disk(folder, CheckpointError):
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(only_writer(folder, CheckpointError(told)))
+            stack.enter_context(lock_file(folder / LOCK, CheckpointError(message)))
         yield
-
-
-def start_run_folder(folder: Path, settings: TrainingSettings) -> None:
-    """Makes the folder of a new run, without what an overwritten one left there.
-
-    Raises:
-        CheckpointError: the folder cannot be written.
-    """
-    with explain_full_disk(folder, CheckpointError):
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        (folder / "latest").unlink(missing_ok=True)
-        for name in ("checkpoints", "tensorboard"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "log.jsonl").unlink(missing_ok=True)
-        write_atomically(folder / "settings.json", json.dumps(dataclasses.asdict(settings), indent=1))
-
-
-def refuse_other_settings(folder: Path, there: Card, here: Card, settings: TrainingSettings) -> None:
-    """Refuses to continue a run under settings that would make it another run.
-
-    Raises:
-        CheckpointError: names what differs.
-    """
-    asked = json.loads(json.dumps(dataclasses.asdict(settings)))
-    # A setting that came after the run began had the effect of its default.
-    defaults = {entry.name: entry.default for entry in dataclasses.fields(settings)}
-    began = {name: there.settings.get(name, defaults[name]) for name in asked}
-    differ = [
-        f"{name} {began[name]!r} there, {value!r} here"
-        for name, value in asked.items()
-        if name not in FREE_SETTINGS and began[name] != value
-    ]
-    if there.kind != here.kind:
-        differ.insert(0, f"a {there.kind} there, a {here.kind} here")
-    if differ:
-        raise CheckpointError(
-            f"{folder}: holds a run of other settings: {'; '.join(differ[:4])}; use the same, another --out, or --overwrite"
-        )
 
 
 def write_checkpoint(
     fabric: Fabric,
     run: Path,
-    card: Card,
+    metadata: Metadata,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
     *,
     keep: int,
-) -> None:
-    """Writes a checkpoint; every process must call it. What it holds and where: see `checkpoint`.
+) -> Metadata:
+    """Writes a checkpoint; every process must call it. The files are described in `cmmixer.checkpoint`.
 
     Args:
         fabric: the processes.
-        run: the run's folder, which all of them reach.
-        card: what the checkpoint is.
-        network, optimizer: as they are trained, whole or sliced.
-        progress: where training stands.
-        keep: how many checkpoints stay.
+        run: the run's folder, which all processes share.
+        metadata: what the checkpoint is.
+        network, optimizer: as they are trained, whole or sharded.
+        progress: the training progress.
+        keep: how many checkpoints to keep.
+
+    Returns:
+        The metadata as written, with its `model_id`.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; what was there before stays valid.
+        CheckpointError: the disk is full or the folder cannot be written; older checkpoints stay valid.
     """
     weights = {}
     for name, tensor in network.state_dict().items():
-        gathered = whole(tensor)
+        gathered = full_tensor(tensor)
         if fabric.is_global_zero:
             weights[name] = gathered.cpu()
     state = state_tensors(optimizer, network)
     with ExitStack() as stack:
         folder = None
         if fabric.is_global_zero:
-            folder = stack.enter_context(checkpoint.written(run, card, weights, progress, keep=keep))
+            folder, metadata = stack.enter_context(checkpoint.create(run, metadata, weights, progress, keep=keep))
         if any(isinstance(tensor, DTensor) for tensor in state.values()):
-            # Writing ends with an agreement of all processes: nobody's file is missing when the first goes on.
-            _write_slices(state, Path(fabric.broadcast(str(folder))), run)
+            # `save` returns once all processes have written, so the first one cannot finish a checkpoint with a file missing.
+            _write_shards(state, Path(fabric.broadcast(str(folder))), run)
         elif folder is not None:
-            (folder / "state.safetensors").write_bytes(safetensors.torch.save(contiguous(state)))
+            (folder / "state.safetensors").write_bytes(safetensors.torch.save(contiguous_copies(state)))
     fabric.barrier()
+    written: Metadata = fabric.broadcast(metadata)
+    return written
 
 
-def read_state(run: str | Path, network: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state of a run or checkpoint, named as `state_tensors` does, each tensor sliced as its parameter is.
+def read_optimizer_state(
+    path: str | Path, network: nn.Module, progress: dict[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """Reads the optimizer state of a run or checkpoint; every process reads its own shards, without communication.
 
-    Every process reads what it holds, and nothing is sent.
+    Args:
+        path: folder of a run or checkpoint.
+        network: the network as it is trained, whole or sharded.
+        progress: the checkpoint's training progress, if the caller has read it already.
+
+    Returns:
+        Tensors named as by `state_tensors`, each sharded as its parameter is.
 
     Raises:
-        CheckpointError: missing or damaged.
+        CheckpointError: the state is missing or damaged.
     """
-    folder = checkpoint.resolve(run) / checkpoint.STATE
-    if not checkpoint.load_progress(run)["files"]:
+    folder = checkpoint.resolve(path)
+    if not (progress or checkpoint.load_progress(folder))["files"]:
         return {}
+    folder /= checkpoint.STATE
     try:
         stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
         tensors = {}
-        parameters = numbered(network)
+        parameters = ordered_parameters(network)
         for name, entry in stored.items():
-            assert isinstance(entry, TensorStorageMetadata)  # safetensors hold nothing else
+            assert isinstance(entry, TensorStorageMetadata)  # safetensors files hold nothing else
             parameter = parameters[int(name.split(".", 1)[0])]
-            alike = parameter.shape == entry.size
-            tensors[name] = torch.zeros_like(parameter) if alike else torch.zeros(entry.size)
+            same_shape = parameter.shape == entry.size
+            tensors[name] = torch.zeros_like(parameter) if same_shape else torch.zeros(entry.size)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
-    except (CheckpointException, safetensors.SafetensorError, OSError, ValueError, IndexError) as fault:
-        told = str(_cause(fault)).splitlines()[0]
-        raise CheckpointError(f"{folder}: cannot be read ({told}); take another checkpoint of the run") from fault
+    except (CheckpointException, safetensors.SafetensorError, OSError, ValueError, IndexError) as error:
+        reason = str(_cause(error)).splitlines()[0]
+        raise CheckpointError(f"{folder}: cannot be read ({reason}); take another checkpoint of the run") from error
     return tensors
 
 
-def _write_slices(tensors: dict[str, Tensor], folder: Path, run: Path) -> None:
+def _write_shards(tensors: dict[str, Tensor], folder: Path, run: Path) -> None:
     try:
         save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    except CheckpointException as fault:
-        # In every process, whichever could not write.
+    except CheckpointException as error:
+        # Raised in every process, whichever of them could not write.
         with explain_full_disk(run, CheckpointError):
-            raise _cause(fault) from fault
+            raise _cause(error) from error
 
 
-def _cause(fault: BaseException) -> BaseException:
-    """What a process met, out of torch's account of all of them; of several, what the system said first."""
-    if not isinstance(fault, CheckpointException):
-        return fault
-    met = [error for error, _ in fault.failures.values()]
-    return next((error for error in met if isinstance(error, OSError)), met[0])
+def _cause(error: BaseException) -> BaseException:
+    """Returns the first error of the operating system in torch's summary of all processes, else the first error."""
+    if not isinstance(error, CheckpointException):
+        return error
+    causes = [cause for cause, _ in error.failures.values()]
+    return next((cause for cause in causes if isinstance(cause, OSError)), causes[0])

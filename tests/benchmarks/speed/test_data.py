@@ -1,4 +1,4 @@
-"""`cmmixer bench data`: what it tells follows from what was read, and FFmpeg is asked for the same pictures."""
+"""The benchmark of loading: its figures follow from the measurements, and FFmpeg gets the same instants."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ import pytest
 from PIL import Image
 
 from benchmarks.speed.bench import bench
-from benchmarks.speed.cpu_time import ProcessorTime
+from benchmarks.speed.cpu_time import CPUTime
 from benchmarks.speed.data import NAMES
-from benchmarks.speed.data_ceiling import _MOST_INPUTS, ffmpeg_commands, timed_ffmpeg
+from benchmarks.speed.data_ceiling import _MAX_INPUTS, ffmpeg_commands, timed_ffmpeg
 from benchmarks.speed.settings import BenchSettings
 from cmmixer.config import ClipSettings, SynthesizeSettings
-from cmmixer.data.clips import ClipRef
+from cmmixer.data.manifest import Entry
+from cmmixer.data.segments import Segment
 from cmmixer.errors import InternalError, SettingsError
-from cmmixer.media.decode import Film
+from cmmixer.media.decode import MediaFile
 from cmmixer.media.timeline import frame_instants
 from cmmixer.synthetic.generate import synthesize
 from cmmixer.types import Span
@@ -31,18 +32,18 @@ CLIP = ClipSettings(frames=2, height=48, width=48, clip_seconds=1.0, window_seco
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("films")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
     synthesize(SynthesizeSettings(clips=2, out=str(folder), seconds=4.5, size=64, workers=1))
     return folder
 
 
-def test_a_small_run(films: Path, tmp_path: Path) -> None:
+def test_data_benchmark_on_two_videos(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "results" / "data.json"
     report = bench(
         BenchSettings(
             what="data",
-            films=str(films),
+            videos=str(videos),
             preset="nano",
             rounds=2,
             batch_size=2,
@@ -53,108 +54,111 @@ def test_a_small_run(films: Path, tmp_path: Path) -> None:
     )
     figures = json.loads(out.read_text())
     assert figures == report.figures
-    assert (figures["preset"], figures["frames"], figures["workers"], figures["films_made"]) == ("nano", 4, 1, False)
-    assert figures["sound_bytes_per_clip"] == 4 * 16000 * 2
+    assert (figures["preset"], figures["frames"], figures["workers"], figures["synthetic"]) == ("nano", 4, 1, False)
+    assert figures["audio_bytes_per_clip"] == 4 * 16000 * 2
     assert figures["store"]["clips"] == 2
-    # Sound as it is, pictures smaller than they are.
+    # Audio uncompressed, frames compressed.
     assert 128_000 < figures["store"]["bytes_per_clip"] < 128_000 + 4 * 64 * 64 * 3
     assert list(figures["reading"]) == list(NAMES)
     for row in figures["reading"].values():
         low, high = row["clips_per_second_range"]
         assert 0 < low <= row["clips_per_second"] <= high
-    of = {name: row["clips_per_processor_second"] for name, row in figures["reading"].items()}
-    assert of["jpeg"] > of["films"]
-    # Of two turns the median is the mean, of ratios and of rates not quite the same.
-    assert figures["store_times_films_processor"] == pytest.approx(of["store"] / of["films"], rel=0.5)
-    assert figures["store_share_of_ceiling_processor"] == pytest.approx(of["store"] / of["jpeg"], rel=0.5)
+    rates = {name: row["clips_per_cpu_second"] for name, row in figures["reading"].items()}
+    assert rates["jpeg"] > rates["videos"]
+    # The median of two turns is their mean, which differs between ratios and rates.
+    assert figures["store_times_videos_cpu"] == pytest.approx(rates["store"] / rates["videos"], rel=0.5)
+    assert figures["store_share_of_ceiling_cpu"] == pytest.approx(rates["store"] / rates["jpeg"], rel=0.5)
     prepared = figures["prepare"]
-    assert (prepared["films"], prepared["clips"], prepared["film_seconds"]) == (2, 2, 8.0)
-    assert prepared["films_per_second"] == pytest.approx(2 / prepared["seconds"])
-    assert prepared["processor_seconds"] > 0
+    assert (prepared["videos"], prepared["clips"], prepared["video_seconds"]) == (2, 2, 8.0)
+    assert prepared["videos_per_second"] == pytest.approx(2 / prepared["seconds"])
+    assert prepared["cpu_seconds"] > 0
     if shutil.which("ffmpeg"):
-        assert prepared["ffmpeg"]["processor_seconds"] > 0
+        assert prepared["ffmpeg"]["cpu_seconds"] > 0
         assert prepared["times_ffmpeg"] == pytest.approx(prepared["seconds"] / prepared["ffmpeg"]["seconds"], rel=0.5)
-    assert f"{figures['store_share_of_ceiling']:.0%} of the ceiling" in report.title
-    assert [row[0] for row in report.rows] == [*NAMES.values(), "prepare", "FFmpeg, the same seeks and scaling"]
-    assert f"cmmixer bench data --films {films}" in figures["command"]
+    assert f"{figures['store_share_of_ceiling']:.0%} of the upper bound" in report.title
+    assert [row[0] for row in report.rows] == [*NAMES.values(), "prepare", "FFmpeg, same seeks and scaling"]
+    assert figures["command"].startswith(f"python -m benchmarks.speed data --videos {videos} ")
 
 
-def refs(films: Path, count: int = 4) -> list[ClipRef]:
+def segments(videos: Path, count: int = 4) -> list[Segment]:
     spans = [Span(float(start), start + 1.0) for start in range(count)]
     return [
-        ClipRef(f"{film}#{span.start_seconds}", str(film), None, span, film.stem, None)
-        for film in sorted(films.glob("*.mp4"))
+        Segment(Entry(str(video), str(video), video.stem), span)
+        for video in sorted(videos.glob("*.mp4"))
         for span in spans
     ]
 
 
-def test_ffmpeg_gives_the_pictures_and_the_sound_that_prepare_stores(films: Path, tmp_path: Path) -> None:
+def test_ffmpeg_decodes_the_frames_and_audio_of_prepare(videos: Path, tmp_path: Path) -> None:
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
-    asked = refs(films)
-    seconds = timed_ffmpeg(asked, CLIP, 2, tmp_path / "out")
+    wanted = segments(videos)
+    seconds = timed_ffmpeg(wanted, CLIP, 2, tmp_path / "out")
     assert seconds is not None
     assert min(seconds) > 0
-    for number, ref in enumerate(asked):
-        instants = frame_instants(ref.span, CLIP.frames)
-        with Film.open(ref.path) as film:
-            # FFmpeg gives the first frame that begins at the instant or later, `prepare` the one on screen.
-            either = [film.frames(instants + later, 48, 48).pixels_THWC for later in (0.0, 1 / 12.5)]
+    for number, segment in enumerate(wanted):
+        instants = frame_instants(segment.span, CLIP.frames)
+        with MediaFile.open(segment.path) as video:
+            # FFmpeg decodes the first frame after the instant, `prepare` the one on screen.
+            either = [video.frames(instants + later, 48, 48).pixels_THWC for later in (0.0, 1 / 12.5)]
         for frame in range(CLIP.frames):
-            place, picture = divmod(number * CLIP.frames + frame, 8)
-            theirs = np.asarray(Image.open(tmp_path / f"out/{place}-{picture}.jpg").convert("RGB")).astype(int)
+            place, image = divmod(number * CLIP.frames + frame, 8)
+            theirs = np.asarray(Image.open(tmp_path / f"out/{place}-{image}.jpg").convert("RGB")).astype(int)
             assert min(np.abs(theirs - pixels_THWC[frame]).mean() for pixels_THWC in either) < 3
     assert (tmp_path / "out/0.pcm").stat().st_size == pytest.approx(2 * 16000 * 4.5, rel=0.05)
 
 
-def test_a_long_film_takes_several_commands_and_its_sound_once(tmp_path: Path) -> None:
-    film = tmp_path / "long.mp4"
-    spans = [Span(float(start), start + 1.0) for start in range(_MOST_INPUTS)]
+def test_long_video_needs_several_ffmpeg_commands_and_its_audio_once(tmp_path: Path) -> None:
+    video = tmp_path / "long.mp4"
+    spans = [Span(float(start), start + 1.0) for start in range(_MAX_INPUTS)]
     commands = ffmpeg_commands(
-        "ffmpeg", [ClipRef(str(s), str(film), "its.wav", s, "long", None) for s in spans], CLIP, tmp_path
+        "ffmpeg",
+        [Segment(Entry(str(video), "long.mp4", "long", audio_path="its.wav"), s) for s in spans],
+        CLIP,
+        tmp_path,
     )
-    assert [command.count("-ss") for command in commands] == [_MOST_INPUTS, _MOST_INPUTS]
+    assert [command.count("-ss") for command in commands] == [_MAX_INPUTS, _MAX_INPUTS]
     assert [command.count("its.wav") for command in commands] == [1, 0]
-    assert len({part for command in commands for part in command if part.endswith(".jpg")}) == 2 * _MOST_INPUTS
+    assert len({part for command in commands for part in command if part.endswith(".jpg")}) == 2 * _MAX_INPUTS
 
 
-def test_without_ffmpeg_it_is_left_out_and_a_failure_is_told(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_missing_ffmpeg_gives_none_and_failing_ffmpeg_raises(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert timed_ffmpeg(refs(films), CLIP, 1, tmp_path / "out") is None
+    assert timed_ffmpeg(segments(videos), CLIP, 1, tmp_path / "out") is None
     monkeypatch.setattr(shutil, "which", lambda name: "/bin/false")
     with pytest.raises(InternalError, match="ffmpeg ended with 1"):
-        timed_ffmpeg(refs(films), CLIP, 1, tmp_path / "out")
+        timed_ffmpeg(segments(videos), CLIP, 1, tmp_path / "out")
 
 
 BURN = "import time\nwhile time.process_time() < 0.4: pass"
 
 
 @pytest.mark.parametrize("waited", [True, False])
-def test_processor_time_is_that_of_children_too(waited: bool) -> None:
-    least = 0.38  # what the child burns, less the rounding of the system's clock
-    with ProcessorTime() as processor:
+def test_cpu_time_includes_children(waited: bool) -> None:
+    least = 0.38  # CPU time of the child, minus the rounding of the clock
+    with CPUTime() as cpu_time:
         child = subprocess.Popen([sys.executable, "-c", BURN if waited else f"{BURN}\ntime.sleep(60)"])
         if waited:
             child.wait()
         else:
             end = time.monotonic() + 60
-            while _spent(child.pid) < least and time.monotonic() < end:
+            while _cpu_seconds(child.pid) < least and time.monotonic() < end:
                 time.sleep(0.05)
     if not waited:
         child.kill()
         child.wait()
-    assert least <= processor.seconds < 2.0
+    assert least <= cpu_time.seconds < 2.0
 
 
-def _spent(process: int) -> float:
+def _cpu_seconds(process: int) -> float:
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_bad_settings() -> None:
-    with pytest.raises(SettingsError, match="--made_films: got 1, expected 2 or more"):
-        BenchSettings(what="data", made_films=1)
+def test_data_benchmark_refuses_bad_settings() -> None:
+    with pytest.raises(SettingsError, match="--synthetic_videos: got 1, expected 2 or more"):
+        BenchSettings(what="data", synthetic_videos=1)
     with pytest.raises(SettingsError, match="--turn_seconds: got 0"):
         BenchSettings(what="data", turn_seconds=0.0)

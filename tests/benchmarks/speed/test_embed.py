@@ -1,4 +1,4 @@
-"""The benchmark of embedding: its figures are right at a small size, its document is its JSON."""
+"""The benchmark of embedding: its figures are right at a small size, its document matches the results."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import torch
 from benchmarks.embedding import DOCUMENT, RESULT, document
 from benchmarks.speed.bench import bench
 from benchmarks.speed.settings import BenchSettings
-from benchmarks.speed.step import BestProduct
+from benchmarks.speed.step import PEAK_SIDE, FastestProduct
 from cmmixer.errors import DataError, SettingsError
 from cmmixer.models.onednn import HAS_ONEDNN
-from tests.support.coloured_videos import BLUE, GREEN, RED, film
+from tests.support.coloured_videos import BLUE, GREEN, RED, video
 
 
-def test_a_small_run(tmp_path: Path) -> None:
+def test_embed_benchmark_on_two_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'cmmixer[bench]'")
+    monkeypatch.setitem(PEAK_SIDE, "cpu", 256)
     for number, colours in enumerate(([RED] * 9, [GREEN, BLUE] * 3)):
-        film(tmp_path / "films" / f"{number}.mp4", colours)
-    (tmp_path / "films" / "broken.mp4").write_text("not a film at all " * 50)
+        video(tmp_path / "videos" / f"{number}.mp4", colours)
+    (tmp_path / "videos" / "broken.mp4").write_text("not a video at all " * 50)
     report = bench(
         BenchSettings(
             what="embed",
             preset="nano",
-            films=str(tmp_path / "films"),
+            videos=str(tmp_path / "videos"),
             batch_size=3,
             rounds=2,
             workers=1,
@@ -36,29 +37,29 @@ def test_a_small_run(tmp_path: Path) -> None:
     )
     figures = json.loads((tmp_path / "embed.json").read_text())
     assert figures == report.figures
-    # Clips of 4 s, one every 2 s, of 9 and of 6 s; the broken film is left out of all.
-    assert (figures["films"], figures["moments"], figures["workers"]) == (2, 4 + 2, 1)
-    assert list(figures["parts"]) == ["end to end", "decoding alone", "the model alone"]
+    # Clips of 4 s, one every 2 s, of 9 and of 6 s; the broken video is left out of all.
+    assert (figures["videos"], figures["moments"], figures["workers"]) == (2, 4 + 2, 1)
+    assert list(figures["parts"]) == ["end to end", "decoding only", "model only"]
     for part in figures["parts"].values():
-        low, high = part["range_films_per_second"]
-        assert 0 < low <= part["films_per_second"] <= high * (1 + 1e-9)
-        assert part["films_per_second"] == pytest.approx(2 / part["seconds"])
-    spent = figures["processor_seconds_per_film"]
+        low, high = part["range_videos_per_second"]
+        assert 0 < low <= part["videos_per_second"] <= high * (1 + 1e-9)
+        assert part["videos_per_second"] == pytest.approx(2 / part["seconds"])
+    spent = figures["cpu_seconds_per_video"]
     assert figures["decode_share"] == pytest.approx(spent["decoding"] / (spent["decoding"] + spent["model"]))
-    assert 0 < figures["overlap_efficiency"] <= figures["share_of_floor"] * (1 + 1e-9)
+    assert 0 < figures["overlap_efficiency"] <= figures["share_of_bound"] * (1 + 1e-9)
     runtimes = figures["runtimes"]
     assert list(runtimes) == ["torch", *(["oneDNN"] if HAS_ONEDNN else []), "ONNX Runtime", "bfloat16"]
-    for name, told in runtimes.items():
-        for sense in ("video", "audio"):
-            it = told[sense]
-            assert it["processor_seconds_per_moment"] > 0
+    for name, runtime in runtimes.items():
+        for modality in ("video", "audio"):
+            it = runtime[modality]
+            assert it["cpu_seconds_per_moment"] > 0
             if name == "torch":
-                assert (it["times_eager"], it["times_eager_processor"], it["most_difference"]) == (1.0, 1.0, 0.0)
+                assert (it["times_eager"], it["times_eager_cpu"], it["most_difference"]) == (1.0, 1.0, 0.0)
             elif name == "bfloat16":
                 assert 0.999 < it["least_cosine"] < 1 - 1e-7
             else:
                 assert 0 < it["most_difference"] < 1e-4
-    # 65 tokens through 4 blocks of width 128: 12 D^2 multiplications a token, attention 2 L D, patches in and 256 values out.
+    # 65 tokens, 4 blocks of width 128: 12 D^2 multiplications per token, attention 2 L D, patch embedding and 256 output values.
     tokens, width = 65, 128
     blocks = 4 * (2 * tokens * 12 * width**2 + 4 * tokens**2 * width)
     ends = 2 * 64 * (16 * 16 * 3) * width + 2 * width * 256 * (1 + 4)
@@ -66,8 +67,8 @@ def test_a_small_run(tmp_path: Path) -> None:
     assert len(report.rows) == 4 + len(runtimes)
 
 
-def test_the_machine_s_best_product_is_a_rate() -> None:
-    product = BestProduct(torch.device("cpu"), torch.float32)
+def test_fastest_product_has_plausible_rates() -> None:
+    product = FastestProduct(torch.device("cpu"), torch.float32)
     product.time()
     flops, core_flops = product.peak()
     assert core_flops is not None
@@ -75,24 +76,26 @@ def test_the_machine_s_best_product_is_a_rate() -> None:
     assert flops > 1e8
 
 
-def test_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--made_films: got 1, expected 2 or more"):
-        BenchSettings(what="embed", made_films=1)
-    (tmp_path / "films").mkdir()
-    (tmp_path / "films" / "broken.mp4").write_text("not a film at all " * 50)
-    with pytest.raises(DataError, match="bench embed: no film gives a moment; give --films with some"):
-        bench(BenchSettings(what="embed", preset="nano", films=str(tmp_path / "films"), workers=1, device="cpu"))
+def test_embed_benchmark_refuses_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--synthetic_videos: got 1, expected 2 or more"):
+        BenchSettings(what="embed", synthetic_videos=1)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "broken.mp4").write_text("not a video at all " * 50)
+    with pytest.raises(
+        DataError, match=r"benchmarks\.speed embed: no video gives a moment; give --videos that can be decoded"
+    ):
+        bench(BenchSettings(what="embed", preset="nano", videos=str(tmp_path / "videos"), workers=1, device="cpu"))
 
 
-def test_the_document_is_made_from_the_stored_results() -> None:
+def test_embedding_document_matches_stored_results() -> None:
     rows = json.loads(RESULT.read_text())
     assert DOCUMENT.read_text() == document(rows)
-    # What its text claims.
+    # The claims of its text.
     runtimes = rows["nano"]["runtimes"]
-    times = {name: runtimes[name]["video"]["times_eager_processor"] for name in runtimes}
+    times = {name: runtimes[name]["video"]["times_eager_cpu"] for name in runtimes}
     assert times["oneDNN"] > 1.3
     assert times["compiled"] < 1.1 * times["oneDNN"]
-    assert runtimes["ONNX Runtime"]["audio"]["times_eager_processor"] < 1.0
+    assert runtimes["ONNX Runtime"]["audio"]["times_eager_cpu"] < 1.0
     assert runtimes["oneDNN"]["video"]["most_difference"] < 1e-6
     ways = rows["stored"]["ways"]
     assert ways["32-true, int8"]["least_cosine"] > 0.999

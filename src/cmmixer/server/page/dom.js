@@ -1,22 +1,22 @@
-// Building elements without markup: text is always text, whatever a file is called.
+// Helpers for the document. Elements are built without markup, so a file name is always shown as text.
 
-/** An element with properties, attributes (`aria-*`, `data-*`, `class`) and children; null children are left out. */
-export function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
+/** Creates an element with attributes, `on…` listeners and children; null children are left out. */
+export function element(tag, attributes = {}, ...children) {
+  const created = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? "" : String(value));
+    if (name.startsWith("on")) created.addEventListener(name.slice(2), value);
+    else created.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
-  return element;
+  created.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return created;
 }
 
-export const find = (id) => document.getElementById(id);
+export const byId = (id) => document.getElementById(id);
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A line icon of 20 x 20. */
+/** Creates a 20 x 20 line icon from an SVG path. */
 export function icon(path, filled = false) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 20 20");
@@ -29,14 +29,14 @@ export function icon(path, filled = false) {
   return svg;
 }
 
-/** Minutes, seconds and tenths: 75.25 -> 1:15.2. */
-export function clock(seconds) {
+/** Formats a time as minutes, seconds and tenths: 75.25 -> 1:15.2. */
+export function formatTime(seconds) {
   const tenths = Math.floor(Math.max(0, seconds) * 10 + 1e-6);
   return `${Math.floor(tenths / 600)}:${String(Math.floor(tenths / 10) % 60).padStart(2, "0")}.${tenths % 10}`;
 }
 
-/** A length for people: 9.6 s, 2:05, 1:02:05. */
-export function length(seconds) {
+/** Formats a duration: 9.6 s, 2:05, 1:02:05. */
+export function formatDuration(seconds) {
   if (seconds < 60) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
   const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
@@ -44,28 +44,28 @@ export function length(seconds) {
   return hours ? `${hours}:${end}` : end;
 }
 
-export const counted = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+export const formatCount = (count, singular, plural) => `${count.toLocaleString("en")} ${count === 1 ? singular : plural}`;
 
-/** Tells screen readers, without showing. */
+/** Has screen readers say a text without showing it. */
 export function announce(text) {
-  find("live").textContent = text;
+  byId("live").textContent = text;
 }
 
-/** Has the browser save what is at an address. */
-export function save(address, name) {
-  make("a", { href: address, download: name }).click();
+/** Has the browser save the file at an address. */
+export function saveFile(address, name) {
+  element("a", { href: address, download: name }).click();
 }
 
-/** A line that goes by itself. */
+/** Shows a message for a few seconds. */
 export function toast(text) {
-  const line = make("div", { class: "toast" }, text);
-  find("toasts").append(line);
+  const line = element("div", { class: "toast" }, text);
+  byId("toasts").append(line);
   setTimeout(() => line.remove(), 6000);
 }
 
-/** Shows a problem where it belongs, or hides it. */
+/** Shows an error in an element, or hides the element where there is none. */
 export function showProblem(place, problem) {
   place.hidden = !problem;
   place.replaceChildren();
-  if (problem) place.append(make("strong", {}, problem.title ?? "That did not work"), problem.detail ?? String(problem.message));
+  if (problem) place.append(element("strong", {}, problem.title ?? "Something went wrong"), problem.detail ?? String(problem.message));
 }

@@ -1,126 +1,132 @@
-// Indexing a folder from the page: choosing it, watching it, cancelling it, what was left out.
+// The dialog that indexes a folder: choose it, watch the job, cancel it, see which files were skipped.
 
-import { ask, params, watchJob } from "./api.js";
-import { announce, counted, find, icon, length, make, showProblem, toast } from "./dom.js";
+import { queryString, request, watchJob } from "./api.js";
+import { announce, byId, element, formatCount, formatDuration, icon, showProblem, toast } from "./dom.js";
 
-const FOLDER = "M2.500 5.500h5l1.500 2h8.500v8.500h-15z";
+const FOLDER_ICON = "M2.5 5.500h5l1.5 2h8.500v8.500h-15z";
 const ENDED = ["done", "failed", "cancelled"];
 
+const lastPart = (folder) => folder.name.split("/").pop();
+
 export class FoldersDialog {
-  /** `changed` is called when the library may hold something new. */
+  /** `changed` is called when the library may have changed. */
   constructor(changed) {
     this.changed = changed;
-    this.dialog = find("folders-dialog");
-    this.trail = [];
+    this.dialog = byId("folders-dialog");
+    this.path = []; // the folders from the top to the one that is shown
     this.job = null;
-    find("open-folders").addEventListener("click", () => this.open());
-    find("job-open").addEventListener("click", () => this.open());
-    find("start-job").addEventListener("click", () => this.#start());
-    find("cancel-job").addEventListener("click", () => this.#cancel());
-    find("another-folder").addEventListener("click", () => { this.job = null; this.#list(null, []); });
+    byId("open-folders").addEventListener("click", () => this.open());
+    byId("job-open").addEventListener("click", () => this.open());
+    byId("start-job").addEventListener("click", () => this.#start());
+    byId("cancel-job").addEventListener("click", () => this.#cancel());
+    byId("another-folder").addEventListener("click", () => { this.job = null; this.#list([]); });
   }
 
   open() {
     this.dialog.showModal();
-    if (this.job) this.#show(this.job);
-    else this.#list(null, []);
+    if (this.job) this.#showJob(this.job);
+    else this.#list([]);
   }
 
-  /** Takes up a job that runs already, as after the page was loaded anew. */
+  /** Watches a job that is already running, as after the page was reloaded. */
   async resume() {
-    const { jobs } = await ask("/jobs");
+    const { jobs } = await request("/jobs");
     const running = jobs.find((job) => !ENDED.includes(job.state));
     if (running) this.#watch(running);
   }
 
-  async #list(parent, trail) {
-    this.trail = trail;
-    find("folders-choice").hidden = false;
-    find("job-panel").hidden = true;
-    find("start-job").disabled = parent === null;
-    showProblem(find("folders-problem"), null);
+  /** Lists the last folder of a path, or the allowed folders where the path is empty. */
+  async #list(path) {
+    this.path = path;
+    const parent = path.at(-1);
+    byId("folders-choice").hidden = false;
+    byId("job-panel").hidden = true;
+    byId("start-job").disabled = !parent;
+    showProblem(byId("folders-problem"), null);
     try {
-      const listing = await ask(`/folders${params({ parent: parent?.id })}`);
-      find("crumbs").replaceChildren(
-        parent ? make("button", { type: "button", onclick: () => this.#list(null, []) }, "All folders") : make("b", {}, "Folders that may be indexed"),
-        ...trail.map((folder, place) => (place === trail.length - 1
-          ? make("b", {}, folder.name.split("/").pop())
-          : make("button", { type: "button", onclick: () => this.#list(folder, trail.slice(0, place + 1)) }, folder.name.split("/").pop()))),
+      const listing = await request(`/folders${queryString({ parent: parent?.id })}`);
+      byId("breadcrumbs").replaceChildren(
+        parent ? element("button", { type: "button", onclick: () => this.#list([]) }, "All folders") : element("b", {}, "Folders that may be indexed"),
+        ...path.map((folder, depth) => (folder === parent
+          ? element("b", {}, lastPart(folder))
+          : element("button", { type: "button", onclick: () => this.#list(path.slice(0, depth + 1)) }, lastPart(folder)))),
       );
-      const empty = parent ? "No folders inside. Index this one?" : "None. Start the service with --roots FOLDER to allow some.";
-      find("folder-list").replaceChildren(...listing.folders.map((folder) => make("li", {},
-        make("button", { type: "button", onclick: () => this.#list(folder, [...trail, folder]) },
-          icon(FOLDER), folder.name.split("/").pop(), make("span", { class: "quiet" }, folder.items ? `${folder.items} in the library` : "")))));
-      if (!listing.folders.length) find("folder-list").append(make("li", { class: "empty" }, empty));
+      byId("folder-list").replaceChildren(...listing.folders.map((folder) => element("li", {},
+        element("button", { type: "button", onclick: () => this.#list([...path, folder]) },
+          icon(FOLDER_ICON), lastPart(folder), element("span", { class: "quiet" }, folder.items ? `${folder.items} in the library` : "")))));
+      const empty = parent ? "No subfolders. Index this folder?" : "None. Start the service with --roots FOLDER to allow some.";
+      if (!listing.folders.length) byId("folder-list").append(element("li", { class: "empty" }, empty));
     } catch (problem) {
-      showProblem(find("folders-problem"), problem);
+      showProblem(byId("folders-problem"), problem);
     }
   }
 
   async #start() {
     try {
-      const job = await ask("/jobs", { method: "POST", body: { folder: this.trail.at(-1).id, remove_gone: find("remove-gone").checked } });
-      this.#watch(job);
-      find("cancel-job").focus();
+      const body = { folder: this.path.at(-1).id, remove_missing: byId("remove-missing").checked };
+      this.#watch(await request("/jobs", { method: "POST", body }));
+      byId("cancel-job").focus();
     } catch (problem) {
-      showProblem(find("folders-problem"), problem);
+      showProblem(byId("folders-problem"), problem);
     }
   }
 
   async #cancel() {
     if (!this.job || ENDED.includes(this.job.state)) { this.dialog.close(); return; }
     try {
-      this.#show(await ask(`/jobs/${this.job.id}`, { method: "DELETE" }));
+      this.#showJob(await request(`/jobs/${this.job.id}`, { method: "DELETE" }));
     } catch (problem) {
       toast(problem.detail);
     }
   }
 
   #watch(job) {
-    this.#show(job);
-    announce(`Indexing ${job.folder_name} has begun.`);
+    this.#showJob(job);
+    announce(`Indexing ${job.folder_name} has started.`);
     watchJob(job.id, (state) => {
-      this.#show(state);
+      this.#showJob(state);
       if (ENDED.includes(state.state)) {
         this.changed();
-        const told = state.state === "done" ? `${state.folder_name}: ${counted(state.report.added, "file", "files")} added` : `${state.folder_name}: ${state.problem ?? state.phase}`;
-        announce(told);
-        if (!this.dialog.open) toast(told);
+        const outcome = state.state === "done" ? `${formatCount(state.report.added, "file", "files")} added` : state.problem ?? state.phase;
+        announce(`${state.folder_name}: ${outcome}`);
+        if (!this.dialog.open) toast(`${state.folder_name}: ${outcome}`);
       }
-    }, () => toast("The service has stopped telling how indexing goes on."));
+    }, () => toast("The connection to the service was lost; reload the page to see how indexing proceeds."));
   }
 
-  #show(job) {
+  #showJob(job) {
     this.job = job;
-    const over = ENDED.includes(job.state);
-    find("folders-choice").hidden = true;
-    find("job-panel").hidden = false;
-    find("job-panel").dataset.state = job.state;
-    find("job-name").textContent = job.folder_name;
-    for (const bar of [find("job-bar"), find("job-bar-small")]) {
-      if (over) { bar.max = 1; bar.value = 1; } else if (job.total) { bar.max = job.total; bar.value = job.done; } else bar.removeAttribute("value");
+    const ended = ENDED.includes(job.state);
+    byId("folders-choice").hidden = true;
+    byId("job-panel").hidden = false;
+    byId("job-panel").dataset.state = job.state;
+    byId("job-name").textContent = job.folder_name;
+    for (const bar of [byId("job-bar"), byId("job-bar-small")]) {
+      if (ended) { bar.max = 1; bar.value = 1; } else if (job.total) { bar.max = job.total; bar.value = job.done; } else bar.removeAttribute("value");
     }
-    const left = job.seconds_left === null ? "" : `, about ${length(job.seconds_left)} left`;
-    find("job-phase").textContent = job.state === "cancelling" ? "stopping after this film" : job.phase;
-    find("job-figures").textContent = over ? length(job.seconds) : job.total ? `${job.done} of ${job.total}${left}` : "";
-    find("job-strip").hidden = over;
-    find("job-line").textContent = `Indexing ${job.folder_name}`;
-    find("cancel-job").textContent = over ? "Close" : "Cancel";
-    find("cancel-job").disabled = job.state === "cancelling";
-    find("another-folder").hidden = !over;
-    find("job-result").replaceChildren(...this.#result(job));
+    const left = job.seconds_left === null ? "" : `, about ${formatDuration(job.seconds_left)} left`;
+    byId("job-phase").textContent = job.state === "cancelling" ? "stopping" : job.phase;
+    byId("job-figures").textContent = ended ? formatDuration(job.seconds) : job.total ? `${job.done} of ${job.total}${left}` : "";
+    byId("job-strip").hidden = ended;
+    byId("job-line").textContent = `Indexing ${job.folder_name}`;
+    byId("cancel-job").textContent = ended ? "Close" : "Cancel";
+    byId("cancel-job").disabled = job.state === "cancelling";
+    byId("another-folder").hidden = !ended;
+    byId("job-result").replaceChildren(...this.#result(job));
   }
 
   #result(job) {
-    if (job.problem) return [make("div", { class: "problem" }, make("strong", {}, "That did not work"), job.problem)];
+    if (job.problem) return [element("div", { class: "problem" }, element("strong", {}, "Indexing failed"), job.problem)];
     if (!job.report) return [];
-    const tally = (value, told) => make("div", {}, make("b", {}, value.toLocaleString("en")), make("span", { class: "quiet" }, told));
+    const tally = (count, label) => element("div", {}, element("b", {}, count.toLocaleString("en")), element("span", { class: "quiet" }, label));
     const { report } = job;
-    const shown = [make("div", { class: "tally" }, tally(report.added, "added"), tally(report.changed, "changed"), tally(report.unchanged, "as before"), report.removed ? tally(report.removed, "taken out") : null, tally(job.skipped_total, "left out"))];
+    const result = [element("div", { class: "tally" },
+      tally(report.added, "added"), tally(report.changed, "changed"), tally(report.unchanged, "unchanged"),
+      report.removed ? tally(report.removed, "removed") : null, tally(job.skipped_total, "skipped"))];
     if (job.skipped_total) {
-      shown.push(make("h3", { class: "unseen" }, "Files that were left out"), make("ul", { class: "skips", tabindex: "0", "aria-label": "Files that were left out" },
-        job.skipped.map((skip) => make("li", {}, skip.name, make("small", {}, skip.message)))));
+      result.push(element("h3", { class: "visually-hidden" }, "Skipped files"), element("ul", { class: "skips", tabindex: "0", "aria-label": "Skipped files" },
+        job.skipped.map((skip) => element("li", {}, skip.name, element("small", {}, skip.message)))));
     }
-    return shown;
+    return result;
   }
 }

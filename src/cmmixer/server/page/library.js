@@ -1,39 +1,44 @@
-// The library as a table, sorted by any column; a row begins a search with that file.
+// The library as a table that can be sorted and filtered; a row starts a search with that file.
 
-import { ask, params } from "./api.js";
-import { counted, find, length, make, showProblem } from "./dom.js";
+import { queryString, request } from "./api.js";
+import { byId, element, formatCount, formatDuration, showProblem } from "./dom.js";
 import { Filters } from "./filters.js";
-import { thumb } from "./results.js";
+import { thumbnail } from "./results.js";
+
+const PAGE_ITEMS = 60;
 
 export class LibraryView {
   constructor() {
     this.sort = "name";
-    this.next = null;
-    this.turn = 0;
-    this.filters = new Filters(find("library-filters"), find("toggle-library-filters"), find("library-filter-count"), () => this.load());
-    find("more-items").addEventListener("click", () => this.load(this.next));
+    this.nextOffset = null;
+    this.requestNumber = 0; // a response to an older request is ignored
+    this.filters = new Filters("library-filters", () => this.load());
+    byId("more-items").addEventListener("click", () => this.load(this.nextOffset));
     for (const button of document.querySelectorAll("[data-sort]")) button.addEventListener("click", () => this.#sortBy(button.dataset.sort));
   }
 
   fill(library) {
-    find("library-facts").textContent = `${counted(library.films, "film", "films")}, ${counted(library.sounds, "sound", "sounds")}, ${counted(library.moments, "moment", "moments")}, ${length(library.seconds)} in all`;
+    byId("library-facts").textContent = [
+      formatCount(library.videos, "video", "videos"), formatCount(library.audio_files, "sound", "sounds"),
+      formatCount(library.moments, "moment", "moments"), `${formatDuration(library.seconds)} in total`,
+    ].join(", ");
     this.filters.fill(library);
   }
 
   async load(offset = 0) {
-    const turn = ++this.turn;
+    const number = ++this.requestNumber;
     try {
-      const page = await ask(`/items${params({ ...this.filters.values, sort: this.sort, limit: 60, offset })}`);
-      if (turn !== this.turn) return;
-      showProblem(find("library-problem"), null);
+      const page = await request(`/items${queryString({ ...this.filters.values, sort: this.sort, limit: PAGE_ITEMS, offset })}`);
+      if (number !== this.requestNumber) return;
+      showProblem(byId("library-problem"), null);
       const rows = page.items.map((item) => this.#row(item));
-      if (offset) find("items").append(...rows);
-      else find("items").replaceChildren(...rows);
-      if (!page.total) find("items").append(make("tr", {}, make("td", { class: "nothing", colspan: 6 }, "No file of the library fits these filters.")));
-      this.next = page.next_offset;
-      find("more-items").hidden = page.next_offset === null;
+      if (offset) byId("items").append(...rows);
+      else byId("items").replaceChildren(...rows);
+      if (!page.total) byId("items").append(element("tr", {}, element("td", { class: "nothing", colspan: 6 }, "No file matches these filters.")));
+      this.nextOffset = page.next_offset;
+      byId("more-items").hidden = page.next_offset === null;
     } catch (problem) {
-      showProblem(find("library-problem"), problem);
+      showProblem(byId("library-problem"), problem);
     }
   }
 
@@ -48,14 +53,14 @@ export class LibraryView {
   }
 
   #row(item) {
-    const label = item.label === null ? null : make("span", { class: "label" }, item.label);
-    return make("tr", {},
-      make("td", { class: "preview" }, thumb(item)),
-      make("td", { class: "name" }, make("a", { href: `#/search?item=${item.id}` }, item.title), make("small", {}, item.name), item.missing ? make("small", { class: "gone" }, "the file has gone") : null),
-      make("td", { class: "wide" }, item.folder_name),
-      make("td", { class: "wide" }, label),
-      make("td", { class: "figure" }, length(item.duration_seconds)),
-      make("td", { class: "figure wide" }, String(item.moments)),
+    const label = item.label === null ? null : element("span", { class: "label" }, item.label);
+    return element("tr", {},
+      element("td", { class: "preview" }, thumbnail(item)),
+      element("td", { class: "name" }, element("a", { href: `#/search?item=${item.id}` }, item.title), element("small", {}, item.name), item.missing ? element("small", { class: "missing" }, "file is missing") : null),
+      element("td", { class: "wide" }, item.folder_name),
+      element("td", { class: "wide" }, label),
+      element("td", { class: "figure" }, formatDuration(item.duration_seconds)),
+      element("td", { class: "figure wide" }, String(item.moments)),
     );
   }
 }

@@ -1,300 +1,322 @@
-// The page: which view is shown, what is searched with, and the keys.
+// The page: its views, the search, uploads, and the keyboard.
 
-import { ask, params, upload } from "./api.js";
-import { announce, counted, find, make, showProblem, toast } from "./dom.js";
+import { queryString, request, upload } from "./api.js";
+import { announce, byId, element, formatCount, showProblem, toast } from "./dom.js";
 import { Filters } from "./filters.js";
 import { FoldersDialog } from "./folders.js";
-import { Kept } from "./shortlist.js";
 import { LibraryView } from "./library.js";
-import { Results, thumb } from "./results.js";
-import { Stage } from "./player_view.js";
+import { describeQuery, PlayerView } from "./player_view.js";
+import { Results, thumbnail } from "./results.js";
+import { Shortlist } from "./shortlist.js";
 import { Timeline } from "./timeline.js";
-import { repaint } from "./waveform.js";
+import { redrawAll } from "./waveform.js";
 
-const FOUND_BY = { audio: "video", video: "audio", film: "film" };
-const WORDS = { audio: ["sound", "sounds"], video: ["picture", "pictures"], film: ["film", "films"] };
-const SUGGESTED = 6;
-// A shorter query is told well enough by its finds.
-const MOST_WITHOUT_TIMELINE = 2;
+const DEFAULT_BY = { audio: "video", video: "audio", any: "any" };
+const TARGET_WORDS = { audio: ["sound", "sounds"], video: ["picture", "pictures"], any: ["video", "videos"] };
+const VIEWS = ["start", "search", "library", "shortlist"];
+const PAGE_HITS = 24;
+const SUGGESTIONS = 6;
+// Of a query with this many moments or fewer, the results say as much as a timeline.
+const MAX_MOMENTS_WITHOUT_TIMELINE = 2;
+const THEME_KEY = "cmmixer-theme";
 
-const stage = new Stage();
-const kept = new Kept();
+const playerView = new PlayerView();
+const shortlist = new Shortlist();
 const libraryView = new LibraryView();
-const filters = new Filters(find("filters"), find("toggle-filters"), find("filter-count"), () => search());
-const results = new Results(find("hits"), {
+const filters = new Filters("filters", () => search());
+const results = new Results(byId("hits"), {
   play: (hit) => play(hit),
-  alike: (hit) => { location.hash = `#/search${params({ item: hit.item.id, start: hit.moment.start_seconds, for: results.target, by: results.target })}`; },
-  keep: (hit) => kept.toggle(hit, stage.asked, results.target),
-  isKept: (hit) => kept.has(hit),
+  findSimilar: (hit) => { location.hash = `#/search${queryString({ item: hit.item.id, start: hit.moment.start_seconds, for: results.target, by: results.target })}`; },
+  toggleShortlist: (hit) => shortlist.toggle(hit, playerView.query, results.target),
+  isShortlisted: (hit) => shortlist.has(hit),
 });
-const timeline = new Timeline((stretch) => play(stretch));
+const timeline = new Timeline((segment) => play(segment));
 const folders = new FoldersDialog(() => refresh());
 
-let shown = { key: "" };
-let next = null;
-let turn = 0;
-let travelling = null;
+let current = { key: "", query: null }; // the search that is shown, and the link to it
+let nextOffset = null;
+let searchNumber = 0; // a response to an older search is ignored
+let currentUpload = null;
 
-// ------------------------------------------------------------------------------------------------------------ searching
+// Search
 
 function play(hit) {
-  results.loaded(hit);
-  timeline.loaded(hit);
-  stage.lay(hit, results.target);
+  results.markLoaded(hit);
+  timeline.markLoaded(hit);
+  playerView.playHit(hit, results.target);
 }
 
-/** What a link says: `#/search?query=ID` or `?item=ID&start=4&for=audio&by=video`. */
-function told() {
-  const [path, rest] = location.hash.replace(/^#/, "").split("?");
-  return { path: path || "/", values: Object.fromEntries(new URLSearchParams(rest ?? "")) };
+/** Parses the address: `#/search?query=ID` or `#/search?item=ID&start=4&for=audio&by=video`. */
+function parseHash() {
+  const [path, search] = location.hash.replace(/^#/, "").split("?");
+  return { path: path || "/", values: Object.fromEntries(new URLSearchParams(search ?? "")) };
 }
 
-async function askedOf({ query, item, start }) {
-  const at = start === undefined ? {} : { start: Number(start) };
-  if (query) {
-    const found = await ask(`/queries/${encodeURIComponent(query)}`);
-    return { kind: "query", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, moments: found.moments, ...at };
-  }
-  const found = await ask(`/items/${encodeURIComponent(item)}`);
-  return { kind: "item", id: found.id, name: found.name, hasPicture: found.has_picture, hasSound: found.has_sound, duration: found.duration_seconds, moments: found.moments, ...at };
+/** Requests the upload or library file that an address names. */
+async function requestQuery({ query, item, start }) {
+  const kind = query ? "query" : "item";
+  const file = await request(query ? `/queries/${encodeURIComponent(query)}` : `/items/${encodeURIComponent(item)}`);
+  return {
+    kind, id: file.id, name: file.name, hasVideo: file.has_video, hasAudio: file.has_audio, duration: file.duration_seconds, moments: file.moments,
+    ...(start === undefined ? {} : { start: Number(start) }),
+  };
 }
 
-function chosen(name) { return document.querySelector(`input[name="${name}"]:checked`)?.value; }
+const checkedValue = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value;
 
-/** Sets what is found and by what, as far as the query has the senses for it. */
-function choose(asked, target, by) {
-  const has = { video: asked.hasPicture, audio: asked.hasSound, film: asked.hasPicture || asked.hasSound };
-  const wanted = target ?? (asked.hasPicture ? "audio" : "video");
-  const first = by ?? FOUND_BY[wanted];
-  const way = has[first] ? first : asked.hasPicture ? "video" : "audio";
-  for (const input of document.querySelectorAll('input[name="for"]')) input.checked = input.value === wanted;
-  for (const input of document.querySelectorAll('input[name="by"]')) { input.checked = input.value === way; input.disabled = !has[input.value]; }
+/** Sets what is searched for and by what, as far as the query has the modalities for it. */
+function setModalities(query, target, by) {
+  const has = { video: query.hasVideo, audio: query.hasAudio, any: query.hasVideo || query.hasAudio };
+  const newTarget = target ?? (query.hasVideo ? "audio" : "video");
+  const wantedBy = by ?? DEFAULT_BY[newTarget];
+  const newBy = has[wantedBy] ? wantedBy : query.hasVideo ? "video" : "audio";
+  for (const input of document.querySelectorAll('input[name="for"]')) input.checked = input.value === newTarget;
+  for (const input of document.querySelectorAll('input[name="by"]')) { input.checked = input.value === newBy; input.disabled = !has[input.value]; }
 }
 
 async function openSearch(values) {
   const key = JSON.stringify(values);
-  view("search");
-  if (shown.key === key) return;
-  shown = { key };
-  find("finds-title").textContent = "Looking…";
-  find("hits").replaceChildren();
-  find("more-hits").hidden = true;
+  showView("search");
+  if (current.key === key) return;
+  current = { key, query: null };
+  byId("results-title").textContent = "Searching…";
+  byId("hits").replaceChildren();
+  byId("more-hits").hidden = true;
   timeline.show(null);
-  showProblem(find("finds-problem"), null);
+  showProblem(byId("results-problem"), null);
   try {
-    const asked = await askedOf(values);
-    if (shown.key !== key) return;
-    shown = { key, asked };
-    find("asked-name").textContent = asked.name;
-    find("asked-facts").textContent = Stage.facts(asked);
-    document.title = `${asked.name} – CMMixer`;
-    choose(asked, values.for, values.by);
-    stage.ask(asked);
+    const query = await requestQuery(values);
+    if (current.key !== key) return;
+    current = { key, query };
+    byId("query-name").textContent = query.name;
+    byId("query-facts").textContent = describeQuery(query);
+    document.title = `${query.name} – CMMixer`;
+    setModalities(query, values.for, values.by);
+    playerView.showQuery(query);
     await search();
   } catch (problem) {
-    find("finds-title").textContent = "Nothing to show";
-    showProblem(find("finds-problem"), problem);
+    byId("results-title").textContent = "No results";
+    showProblem(byId("results-problem"), problem);
   }
 }
 
 async function search(offset = 0) {
-  const { asked } = shown;
-  if (!asked) return;
-  const mine = ++turn;
-  const target = chosen("for");
-  const long = offset === 0 && asked.start === undefined && asked.moments > MOST_WITHOUT_TIMELINE;
+  const { query } = current;
+  if (!query) return;
+  const number = ++searchNumber;
+  const target = checkedValue("for");
+  const withTimeline = offset === 0 && query.start === undefined && query.moments > MAX_MOMENTS_WITHOUT_TIMELINE;
   try {
-    const page = await ask(`/search${params({ [asked.kind]: asked.id, start_seconds: asked.start, for: target, by: chosen("by"), limit: 24, offset, timeline: long || undefined, ...filters.values })}`);
-    if (mine !== turn) return;
-    showProblem(find("finds-problem"), null);
-    results.show(page, target, { more: offset > 0 });
-    if (offset === 0) timeline.show(page.timeline, asked.duration, target);
-    next = page.next_offset;
-    find("more-hits").hidden = next === null;
-    const [one, many] = WORDS[target];
-    const count = results.cards.length;
-    find("finds-title").replaceChildren(
-      next === null ? counted(count, one, many) : `The best ${count} ${many}`,
-      make("small", {}, `of ${page.moments_searched.toLocaleString("en")} moments, in ${page.took_seconds.toFixed(2)} s`),
+    const page = await request(`/search${queryString({
+      [query.kind]: query.id, start_seconds: query.start, for: target, by: checkedValue("by"),
+      limit: PAGE_HITS, offset, timeline: withTimeline || undefined, ...filters.values,
+    })}`);
+    if (number !== searchNumber) return;
+    showProblem(byId("results-problem"), null);
+    results.show(page, target, { append: offset > 0 });
+    if (offset === 0) timeline.show(page.timeline, query.duration, target);
+    nextOffset = page.next_offset;
+    byId("more-hits").hidden = nextOffset === null;
+    const [singular, plural] = TARGET_WORDS[target];
+    const count = results.rows.length;
+    byId("results-title").replaceChildren(
+      nextOffset === null ? formatCount(count, singular, plural) : `The best ${count} ${plural}`,
+      element("small", {}, `of ${page.moments_searched.toLocaleString("en")} moments, in ${page.took_seconds.toFixed(2)} s`),
     );
-    announce(`${counted(count, one, many)} found.`);
+    announce(`${formatCount(count, singular, plural)} found.`);
   } catch (problem) {
-    if (mine !== turn) return;
-    find("finds-title").textContent = "Nothing to show";
-    find("hits").replaceChildren();
-    find("more-hits").hidden = true;
+    if (number !== searchNumber) return;
+    byId("results-title").textContent = "No results";
+    byId("hits").replaceChildren();
+    byId("more-hits").hidden = true;
     timeline.show(null);
-    showProblem(find("finds-problem"), problem);
+    showProblem(byId("results-problem"), problem);
   }
 }
 
-async function send(file) {
+/** Uploads a file and searches with it. */
+async function searchWithFile(file) {
   if (!file) return;
-  travelling?.cancel();
+  currentUpload?.cancel();
   location.hash = "#/";
-  view("start");
-  const line = find("upload-line");
-  const bar = find("upload-bar");
-  find("uploading").hidden = false;
+  showView("start");
+  const line = byId("upload-line");
+  const bar = byId("upload-bar");
+  byId("uploading").hidden = false;
   showProblem(line, null);
   line.hidden = false;
   line.className = "";
-  line.textContent = `Sending ${file.name}`;
+  line.textContent = `Uploading ${file.name}`;
   bar.hidden = false;
   bar.value = 0;
-  find("upload-cancel").hidden = false;
-  const mine = (travelling = upload(file, (part) => {
-    if (part < 1) bar.value = part;
-    else { bar.removeAttribute("value"); line.textContent = `Looking at and listening to ${file.name}`; }
+  byId("upload-cancel").hidden = false;
+  const thisUpload = (currentUpload = upload(file, (fraction) => {
+    if (fraction < 1) bar.value = fraction;
+    else { bar.removeAttribute("value"); line.textContent = `Analyzing ${file.name}`; }
   }));
   try {
-    const query = await mine.done;
-    if (mine !== travelling) return;
-    find("uploading").hidden = true;
-    location.hash = `#/search${params({ query: query.id })}`;
+    const query = await thisUpload.done;
+    if (thisUpload !== currentUpload) return;
+    byId("uploading").hidden = true;
+    location.hash = `#/search${queryString({ query: query.id })}`;
   } catch (problem) {
-    if (mine !== travelling) return;
+    if (thisUpload !== currentUpload) return;
     bar.hidden = true;
-    find("upload-cancel").hidden = true;
-    if (problem.name === "AbortError") { find("uploading").hidden = true; return; }
+    byId("upload-cancel").hidden = true;
+    if (problem.name === "AbortError") { byId("uploading").hidden = true; return; }
     line.className = "problem";
     showProblem(line, problem);
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------------- views
+// Views
 
-function view(name) {
-  for (const one of ["start", "search", "library", "kept"]) find(`view-${one}`).hidden = one !== name;
+function showView(name) {
+  for (const view of VIEWS) byId(`view-${view}`).hidden = view !== name;
   for (const link of document.querySelectorAll("nav [data-view]")) {
     if (link.dataset.view === (name === "start" ? "search" : name)) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (name !== "search") { stage.player.pause(); document.title = "CMMixer"; }
+  if (name !== "search") { playerView.player.pause(); document.title = "CMMixer"; }
 }
 
+/** Shows the view of the address. */
 function route() {
-  const { path, values } = told();
+  const { path, values } = parseHash();
   window.scrollTo(0, 0);
   if (path === "/search" && (values.query || values.item)) openSearch(values);
-  else if (path === "/library") { view("library"); libraryView.load(); } else if (path === "/kept") { view("kept"); kept.show(); } else { shown = { key: "" }; view("start"); }
+  else if (path === "/library") { showView("library"); libraryView.load(); } else if (path === "/shortlist") { showView("shortlist"); shortlist.show(); } else { current = { key: "", query: null }; showView("start"); }
 }
 
+/** Reloads what depends on the contents of the library. */
 async function refresh() {
-  const library = await ask("/library");
+  const library = await request("/library");
   filters.fill(library);
   libraryView.fill(library);
-  if (!find("view-library").hidden) libraryView.load();
-  const offset = Math.max(0, Math.floor(Math.random() * (library.films - SUGGESTED)));
-  const { items } = await ask(`/items${params({ kind: library.films ? "film" : undefined, limit: SUGGESTED, offset: library.films ? offset : 0 })}`);
-  find("from-library").hidden = !items.length;
-  find("suggestions").replaceChildren(...items.map((item) => make("li", {}, make("a", { class: "suggestion", href: `#/search${params({ item: item.id })}` }, thumb(item), make("span", { class: "hit-title" }, item.title)))));
+  if (!byId("view-library").hidden) libraryView.load();
+  const offset = Math.max(0, Math.floor(Math.random() * (library.videos - SUGGESTIONS)));
+  const { items } = await request(`/items${queryString({ kind: library.videos ? "video" : undefined, limit: SUGGESTIONS, offset: library.videos ? offset : 0 })}`);
+  byId("from-library").hidden = !items.length;
+  byId("suggestions").replaceChildren(...items.map((item) => element("li", {}, element("a", { class: "suggestion", href: `#/search${queryString({ item: item.id })}` }, thumbnail(item), element("span", { class: "hit-title" }, item.title)))));
 }
 
-// ----------------------------------------------------------------------------------------------------------------- keys
+// Keyboard
 
-const MOVES = { ArrowUp: "up", ArrowDown: "down", ArrowLeft: "left", ArrowRight: "right" };
+const DIRECTIONS = { ArrowUp: "up", ArrowDown: "down", ArrowLeft: "left", ArrowRight: "right" };
 
-function key(event) {
+/** Space plays or pauses what is in the player; before the first hit is chosen it plays the current result. */
+function playOrPause() {
+  const { current: row } = results;
+  if (row && !results.rows.some((each) => each.classList.contains("loaded"))) play(row.hit);
+  else playerView.player.toggle();
+}
+
+function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  const at = event.target;
-  if (event.key === "?" && !at.matches("input:not([type=range],[type=radio]), select")) { find("help-dialog").showModal(); event.preventDefault(); return; }
-  if (find("view-search").hidden || at.matches("input, select, textarea")) return;
-  const current = results.current;
-  const card = at.closest(".hit");
-  const done = {
-    " ": () => { if (at.matches("button:not(.hit-play), a")) return false; stage.player.what && results.cards.some((row) => row.classList.contains("loaded")) ? stage.player.toggle() : current ? play(current.hit) : stage.player.toggle(); return true; },
-    Enter: () => { if (card || !current || at.matches("button, a")) return false; play(current.hit); return true; },
-    m: () => current?.querySelector(".alike").click(),
-    k: () => current?.querySelector(".keep").click(),
-    d: () => current?.querySelector(".download").click(),
-    l: () => stage.toggleLoop(),
-    ",": () => stage.nudge(-1),
-    ".": () => stage.nudge(1),
+  const { target } = event;
+  if (event.key === "?" && !target.matches("input:not([type=range],[type=radio]), select")) { byId("help-dialog").showModal(); event.preventDefault(); return; }
+  if (byId("view-search").hidden || target.matches("input, select, textarea")) return;
+  const { current: row } = results;
+  const clickTool = (name) => row?.querySelector(name).click();
+  // An action that returns false leaves the key to the browser.
+  const action = {
+    " ": () => (target.matches("button:not(.hit-play), a") ? false : playOrPause()),
+    Enter: () => (!row || target.closest(".hit") || target.matches("button, a") ? false : play(row.hit)),
+    m: () => clickTool(".similar"),
+    k: () => clickTool(".shortlist"),
+    d: () => clickTool(".download"),
+    l: () => playerView.toggleLoop(),
+    ",": () => playerView.shift(-1),
+    ".": () => playerView.shift(1),
     "/": () => filters.open(true),
-  }[event.key] ?? (MOVES[event.key] ? () => results.go(MOVES[event.key]) : null);
-  if (done && done() !== false) event.preventDefault();
+  }[event.key] ?? (DIRECTIONS[event.key] ? () => results.move(DIRECTIONS[event.key]) : null);
+  if (action && action() !== false) event.preventDefault();
 }
 
-// ---------------------------------------------------------------------------------------------------------------- begin
+// Start
 
-function listen() {
+function listenToControls() {
   window.addEventListener("hashchange", route);
-  document.addEventListener("keydown", key);
-  for (const id of ["pick", "pick-again"]) {
-    find(id).addEventListener("change", (event) => { send(event.target.files[0]); event.target.value = ""; });
-    // Chromium opens a chooser of its own for Enter, other browsers do not: one of the two, always ours.
-    find(id).addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); event.target.click(); } });
+  document.addEventListener("keydown", onKey);
+  for (const id of ["pick-file", "pick-another"]) {
+    byId(id).addEventListener("change", (event) => { searchWithFile(event.target.files[0]); event.target.value = ""; });
+    // With Enter Chromium opens a file chooser, other browsers do not. This way all open exactly one.
+    byId(id).addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); event.target.click(); } });
   }
-  find("upload-cancel").addEventListener("click", () => travelling?.cancel());
-  find("more-hits").addEventListener("click", () => search(next));
-  find("open-help").addEventListener("click", () => find("help-dialog").showModal());
+  byId("upload-cancel").addEventListener("click", () => currentUpload?.cancel());
+  byId("more-hits").addEventListener("click", () => search(nextOffset));
+  byId("open-help").addEventListener("click", () => byId("help-dialog").showModal());
   for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
-  for (const input of document.querySelectorAll('input[name="for"]')) input.addEventListener("change", () => { choose(shown.asked, input.value); search(); });
+  for (const input of document.querySelectorAll('input[name="for"]')) input.addEventListener("change", () => { setModalities(current.query, input.value); search(); });
   for (const input of document.querySelectorAll('input[name="by"]')) input.addEventListener("change", () => search());
+}
 
-  let inside = 0;
-  const isFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-  document.addEventListener("dragenter", (event) => { if (isFile(event)) { inside += 1; find("drop-veil").hidden = false; } });
-  document.addEventListener("dragleave", (event) => { if (isFile(event)) { inside -= 1; find("drop-veil").hidden = inside > 0; } });
-  document.addEventListener("dragover", (event) => isFile(event) && event.preventDefault());
+/** Accepts files that are dropped anywhere on the page. */
+function listenToDrops() {
+  let depth = 0; // of the elements that a dragged file has entered and not left
+  const hasFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  document.addEventListener("dragenter", (event) => { if (hasFile(event)) { depth += 1; byId("drop-overlay").hidden = false; } });
+  document.addEventListener("dragleave", (event) => { if (hasFile(event)) { depth -= 1; byId("drop-overlay").hidden = depth > 0; } });
+  document.addEventListener("dragover", (event) => hasFile(event) && event.preventDefault());
   document.addEventListener("drop", (event) => {
-    if (!isFile(event)) return;
+    if (!hasFile(event)) return;
     event.preventDefault();
-    inside = 0;
-    find("drop-veil").hidden = true;
-    send(event.dataTransfer.files[0]);
+    depth = 0;
+    byId("drop-overlay").hidden = true;
+    searchWithFile(event.dataTransfer.files[0]);
   });
-
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  find("theme").addEventListener("click", () => {
-    const is = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
-    document.documentElement.dataset.theme = is === "dark" ? "light" : "dark";
-    try { localStorage.setItem("cmmixer-theme", document.documentElement.dataset.theme); } catch { /* for this visit */ }
-    repaint();
-    stage.paint();
-  });
-  dark.addEventListener("change", () => { repaint(); stage.paint(); });
 }
 
-function theme() {
+/** Applies the stored theme, and lets the reader change it. */
+function setUpTheme() {
+  const root = document.documentElement;
+  const systemDark = matchMedia("(prefers-color-scheme: dark)");
+  const redraw = () => { redrawAll(); playerView.draw(); };
   try {
-    const saved = localStorage.getItem("cmmixer-theme");
-    if (saved === "dark" || saved === "light") document.documentElement.dataset.theme = saved;
-  } catch { /* the system's */ }
+    const stored = localStorage.getItem(THEME_KEY);
+    if (stored === "dark" || stored === "light") root.dataset.theme = stored;
+  } catch { /* without storage the theme of the system is used */ }
+  byId("theme").addEventListener("click", () => {
+    const theme = root.dataset.theme ?? (systemDark.matches ? "dark" : "light");
+    root.dataset.theme = theme === "dark" ? "light" : "dark";
+    try { localStorage.setItem(THEME_KEY, root.dataset.theme); } catch { /* without storage it lasts for this visit */ }
+    redraw();
+  });
+  systemDark.addEventListener("change", redraw);
 }
 
-/** Asks for the token until the service takes it. */
-function enter() {
+/** Asks for the token until the service accepts it. */
+function requestToken() {
   return new Promise((resolve) => {
-    find("token-dialog").showModal();
-    find("token-dialog").addEventListener("cancel", (event) => event.preventDefault());
-    find("token-form").addEventListener("submit", async (event) => {
+    byId("token-dialog").showModal();
+    byId("token-dialog").addEventListener("cancel", (event) => event.preventDefault());
+    byId("token-form").addEventListener("submit", async (event) => {
       event.preventDefault();
       try {
-        await ask("/session", { method: "POST", body: { token: find("token").value } });
-        find("token-dialog").close();
+        await request("/session", { method: "POST", body: { token: byId("token").value } });
+        byId("token-dialog").close();
         resolve();
       } catch (problem) {
-        showProblem(find("token-problem"), problem);
+        showProblem(byId("token-problem"), problem);
       }
     });
   });
 }
 
-async function begin() {
-  theme();
-  listen();
+async function start() {
+  setUpTheme();
+  listenToControls();
+  listenToDrops();
   try {
-    const welcome = await ask("/welcome");
-    find("drop-hint").textContent = `or choose a file, up to ${welcome.max_upload_mb} MB`;
-    if (!welcome.welcome) await enter();
+    const session = await request("/session");
+    byId("drop-hint").textContent = `or choose a file, up to ${session.max_upload_mb} MB`;
+    if (!session.authorized) await requestToken();
     route();
     await refresh();
     await folders.resume();
   } catch (problem) {
-    toast(`${problem.title ?? "That did not work"}: ${problem.detail ?? problem.message}`);
+    toast(`${problem.title ?? "Something went wrong"}: ${problem.detail ?? problem.message}`);
   }
 }
 
-begin();
+start();

@@ -1,195 +1,191 @@
-// One film and one sound, played as if they were one. The ear hears every correction and the eye hardly any, so the sound
-// runs untouched and the picture is hurried or held back a little until both agree.
+// Plays a video and a separate sound in sync. The ear hears every correction and the eye hardly any, so the audio runs
+// untouched, and the video is sped up or slowed down a little until both agree.
 //
-//   a moment of the picture at `picture.at` goes with the moment of the sound at `sound.at`, so
-//   sound time = picture time - picture.at + sound.at - nudge          (a positive nudge: the sound comes later)
+// The second `video.at` of the video matches the second `audio.at` of the audio, so
+//   audio time = video time - video.at + audio.at - shift          (a positive shift: the audio comes later)
 //
-// All times are those of the files; of a converted stretch, second 0 of the medium is second `from` of its file.
+// All times are times in the files. A converted part begins at second `from` of its file.
 
-const FOLLOW_SECONDS = 0.008; // closer than this nobody sees or hears
-const JUMP_SECONDS = 0.6; // further than this the sound jumps
-const REST_MS = 1500; // and then is left alone for a while: jumping takes time itself
-const HURRY_PER_SECOND = 2.5; // off by 100 ms: the picture runs a quarter faster or slower
-const MOST_HURRY = 0.5;
+const IN_SYNC_SECONDS = 0.008; // a smaller drift is not corrected
+const JUMP_SECONDS = 0.6; // with a larger drift the audio jumps
+const JUMP_PAUSE_MS = 1500; // after a jump none follows for a while, because jumping takes time itself
+const RATE_PER_SECOND = 2.5; // a drift of 100 ms speeds the video up or down by a quarter
+const MAX_RATE_CHANGE = 0.5;
 const TICK_MS = 40;
 const READY_MS = 6000;
 
 const HAVE_FUTURE_DATA = 3;
 
-/** Resolves when a medium can play from where it is, or cannot ever, or after a while. */
-function ready(medium) {
-  if ((medium.readyState >= HAVE_FUTURE_DATA && !medium.seeking) || medium.error) return Promise.resolve();
+/** Resolves when a media element can play from its position, has failed, or has taken too long. */
+function ready(media) {
+  if ((media.readyState >= HAVE_FUTURE_DATA && !media.seeking) || media.error) return Promise.resolve();
   return new Promise((resolve) => {
     const events = ["canplay", "seeked", "error"];
-    const look = () => {
-      if ((medium.readyState < HAVE_FUTURE_DATA || medium.seeking) && !medium.error) return;
-      events.forEach((name) => medium.removeEventListener(name, look));
-      clearTimeout(late);
-      resolve();
-    };
-    const late = setTimeout(() => { events.forEach((name) => medium.removeEventListener(name, look)); resolve(); }, READY_MS);
-    events.forEach((name) => medium.addEventListener(name, look));
+    const finish = () => { events.forEach((name) => media.removeEventListener(name, check)); clearTimeout(timeout); resolve(); };
+    const check = () => { if ((media.readyState >= HAVE_FUTURE_DATA && !media.seeking) || media.error) finish(); };
+    const timeout = setTimeout(finish, READY_MS);
+    events.forEach((name) => media.addEventListener(name, check));
   });
 }
 
 export class Player extends EventTarget {
-  constructor(picture, sound) {
+  /** Uses a video element and an audio element. Emits `change`, `tick` and `broken` (with the modality). */
+  constructor(video, audio) {
     super();
-    this.picture = picture;
-    this.sound = sound;
-    this.what = null; // { picture: { url, at, from } | null, sound: { url, at, from } | null, start, end }
-    this.nudge = 0;
+    this.video = video;
+    this.audio = audio;
+    this.loaded = null; // { video: { url, at, from } | null, audio: { url, at, from } | null, start, end }
+    this.shift = 0;
     this.loop = false;
     this.levels = { found: 1, own: 0 };
     this.drift = 0;
-    this.jumps = 0; // how often the sound had to jump
-    this.jumped = 0;
-    this.ticket = 0;
-    this.wanted = false;
+    this.jumps = 0; // how often the audio had to jump
+    this.jumpedAt = 0;
+    this.playNumber = 0; // a play that was overtaken by another or by a pause ends
+    this.playing = false;
     this.timer = null;
-    for (const medium of [picture, sound]) {
-      const broken = () => this.#tell("broken", { sense: medium === picture ? "picture" : "sound" });
-      medium.addEventListener("error", () => medium.getAttribute("src") && broken());
-      // A browser that knows the sound's format but not the picture's plays the sound and says nothing.
-      medium.addEventListener("loadedmetadata", () => medium === picture && this.what?.picture && !picture.videoWidth && broken());
-      medium.addEventListener("loadedmetadata", () => this.#tell("change"));
+    for (const media of [video, audio]) {
+      const broken = () => this.#emit("broken", { modality: media === video ? "video" : "audio" });
+      media.addEventListener("error", () => media.getAttribute("src") && broken());
+      // A browser that supports the audio codec but not the video codec plays the audio and reports no error.
+      media.addEventListener("loadedmetadata", () => media === video && this.loaded?.video && !video.videoWidth && broken());
+      media.addEventListener("loadedmetadata", () => this.#emit("change"));
+      media.addEventListener("ended", () => { if (media === this.leader) this.loop ? this.toStart() : this.pause(); });
     }
-    picture.addEventListener("waiting", () => this.follower?.pause());
-    for (const medium of [picture, sound]) {
-      medium.addEventListener("ended", () => { if (medium === this.leader) this.loop ? this.toStart() : this.pause(); });
-    }
+    video.addEventListener("waiting", () => this.follower?.pause());
   }
 
-  /** What is heard and seen first: the picture where there is one. */
-  get leader() { return this.what?.picture ? this.picture : this.sound; }
-  get follower() { return this.what?.picture && this.what?.sound ? this.sound : null; }
-  get from() { return (this.what?.picture ?? this.what?.sound)?.from ?? 0; }
+  /** The element whose time counts: the video where there is one. */
+  get leader() { return this.loaded?.video ? this.video : this.audio; }
+  /** The audio element where it plays with a video, else null. */
+  get follower() { return this.loaded?.video && this.loaded?.audio ? this.audio : null; }
+  get from() { return (this.loaded?.video ?? this.loaded?.audio)?.from ?? 0; }
   get time() { return this.from + (this.leader.currentTime || 0); }
   get duration() { return Number.isFinite(this.leader.duration) ? this.from + this.leader.duration : 0; }
-  get playing() { return this.wanted; }
 
-  /** Takes up a film, a sound, or both; `start` and `end` are the moment, in the leader's time. */
-  load(what) {
+  /** Loads a video, an audio file, or both; `start` and `end` are the moment, in the leader's time. */
+  load(parts) {
     this.pause();
-    this.what = what;
-    this.nudge = 0;
+    this.loaded = parts;
+    this.shift = 0;
     this.jumps = 0;
-    for (const [medium, part] of [[this.picture, what.picture], [this.sound, what.sound]]) {
+    for (const [media, part] of [[this.video, parts.video], [this.audio, parts.audio]]) {
       const url = part?.url ?? null;
-      if (url === null) { medium.removeAttribute("src"); medium.load(); } else if (medium.getAttribute("src") !== url || medium.error) { medium.src = url; }
+      if (url === null) { media.removeAttribute("src"); media.load(); } else if (media.getAttribute("src") !== url || media.error) { media.src = url; }
     }
     this.setLevels({});
-    this.#tell("change");
-    return this.seek(what.start);
+    this.#emit("change");
+    return this.seek(parts.start);
   }
 
   setLevels(levels) {
     Object.assign(this.levels, levels);
-    const pair = this.follower !== null;
-    this.sound.volume = this.levels.found;
-    this.picture.volume = pair ? this.levels.own : this.levels.found;
-    this.picture.muted = pair && this.levels.own === 0;
-  }
-
-  /** Where the sound's medium ought to be. */
-  expected(time = this.time) {
-    const { picture, sound } = this.what;
-    return time - picture.at + sound.at - this.nudge - sound.from;
+    const isPair = this.follower !== null;
+    this.audio.volume = this.levels.found;
+    this.video.volume = isPair ? this.levels.own : this.levels.found;
+    this.video.muted = isPair && this.levels.own === 0;
   }
 
   seek(time) {
     this.leader.currentTime = Math.max(0, time - this.from);
     this.#align();
-    this.#tell("change");
+    this.#emit("change");
   }
 
-  toStart() { if (this.what) this.seek(this.what.start); }
+  toStart() { if (this.loaded) this.seek(this.loaded.start); }
 
-  shift(seconds) {
-    this.nudge = Math.round((this.nudge + seconds) * 1000) / 1000;
+  /** Shifts the audio by some seconds more. */
+  shiftBy(seconds) {
+    this.shift = Math.round((this.shift + seconds) * 1000) / 1000;
     this.#align();
-    this.#tell("change");
+    this.#emit("change");
   }
 
   toggle() { this.playing ? this.pause() : this.play(); }
 
   async play() {
-    if (!this.what) return;
-    const ticket = ++this.ticket;
-    this.wanted = true;
-    this.#tell("change");
+    if (!this.loaded) return;
+    const number = ++this.playNumber;
+    this.playing = true;
+    this.#emit("change");
     if (this.leader.ended || (this.duration && this.time >= this.duration - 0.05)) this.toStart();
     this.#align();
-    await Promise.all([ready(this.leader), this.#within() ? ready(this.sound) : null]);
-    if (ticket !== this.ticket) return;
+    await Promise.all([ready(this.leader), this.#hasAudioNow() ? ready(this.audio) : null]);
+    if (number !== this.playNumber) return;
     this.#align();
-    const together = [this.leader, ...(this.follower && this.#within() ? [this.sound] : [])];
+    const elements = [this.leader, ...(this.follower && this.#hasAudioNow() ? [this.audio] : [])];
     try {
-      await Promise.all(together.map((medium) => medium.play()));
-    } catch (fault) {
-      // A picture that waits for data holds the sound back before it has begun; the next tick lets it go on.
-      if (fault.name !== "AbortError") {
-        if (ticket === this.ticket) this.pause();
+      await Promise.all(elements.map((media) => media.play()));
+    } catch (error) {
+      // A video that waits for data pauses the audio before it has started; the next tick starts it again.
+      if (error.name !== "AbortError") {
+        if (number === this.playNumber) this.pause();
         return;
       }
     }
-    if (ticket !== this.ticket) return;
+    if (number !== this.playNumber) return;
     clearInterval(this.timer);
     this.timer = setInterval(() => this.#tick(), TICK_MS);
   }
 
   pause() {
-    this.ticket += 1;
-    this.wanted = false;
+    this.playNumber += 1;
+    this.playing = false;
     clearInterval(this.timer);
-    for (const medium of [this.picture, this.sound]) medium.pause();
-    this.picture.playbackRate = 1;
-    this.#tell("change");
+    for (const media of [this.video, this.audio]) media.pause();
+    this.video.playbackRate = 1;
+    this.#emit("change");
   }
 
-  /** Whether the sound has something to say at the picture's time. */
-  #within() {
+  /** Where the audio element should be now. */
+  #expectedAudioTime() {
+    const { video, audio } = this.loaded;
+    return this.time - video.at + audio.at - this.shift - audio.from;
+  }
+
+  /** Whether the audio has begun and not ended at the video's time. */
+  #hasAudioNow() {
     if (!this.follower) return false;
-    const where = this.expected();
-    return where >= 0 && !(where >= this.sound.duration);
+    const expected = this.#expectedAudioTime();
+    return expected >= 0 && !(expected >= this.audio.duration);
   }
 
   #align() {
     if (!this.follower) return;
-    const where = this.expected();
-    if (where >= 0) this.sound.currentTime = Number.isFinite(this.sound.duration) ? Math.min(where, this.sound.duration) : where;
-    this.picture.playbackRate = 1;
+    const expected = this.#expectedAudioTime();
+    if (expected >= 0) this.audio.currentTime = Number.isFinite(this.audio.duration) ? Math.min(expected, this.audio.duration) : expected;
+    this.video.playbackRate = 1;
   }
 
   #tick() {
-    if (this.loop && this.what.end && this.time >= this.what.end) this.toStart();
-    if (this.follower) this.#follow();
-    this.#tell("tick");
+    if (this.loop && this.loaded.end && this.time >= this.loaded.end) this.toStart();
+    if (this.follower) this.#synchronize();
+    this.#emit("tick");
   }
 
-  #follow() {
-    if (!this.#within() || this.picture.seeking || this.picture.readyState < HAVE_FUTURE_DATA) {
-      if (!this.sound.paused) this.sound.pause();
-      this.picture.playbackRate = 1;
+  #synchronize() {
+    if (!this.#hasAudioNow() || this.video.seeking || this.video.readyState < HAVE_FUTURE_DATA) {
+      if (!this.audio.paused) this.audio.pause();
+      this.video.playbackRate = 1;
       return;
     }
-    if (this.sound.paused) {
+    if (this.audio.paused) {
       this.#align();
-      this.sound.play().catch(() => {});
+      this.audio.play().catch(() => {});
       return;
     }
-    if (this.sound.seeking) return;
-    this.drift = this.sound.currentTime - this.expected();
-    const off = Math.abs(this.drift);
-    if (off > JUMP_SECONDS && performance.now() - this.jumped > REST_MS) {
+    if (this.audio.seeking) return;
+    this.drift = this.audio.currentTime - this.#expectedAudioTime();
+    const distance = Math.abs(this.drift);
+    if (distance > JUMP_SECONDS && performance.now() - this.jumpedAt > JUMP_PAUSE_MS) {
       this.jumps += 1;
-      this.jumped = performance.now();
+      this.jumpedAt = performance.now();
       this.#align();
     } else {
-      const hurry = off > FOLLOW_SECONDS ? Math.max(-MOST_HURRY, Math.min(MOST_HURRY, this.drift * HURRY_PER_SECOND)) : 0;
-      this.picture.playbackRate = 1 + hurry;
+      const change = distance > IN_SYNC_SECONDS ? Math.max(-MAX_RATE_CHANGE, Math.min(MAX_RATE_CHANGE, this.drift * RATE_PER_SECOND)) : 0;
+      this.video.playbackRate = 1 + change;
     }
   }
 
-  #tell(name, detail = {}) { this.dispatchEvent(new CustomEvent(name, { detail })); }
+  #emit(name, detail = {}) { this.dispatchEvent(new CustomEvent(name, { detail })); }
 }

@@ -1,270 +1,271 @@
-// The player's stage: the picture, two lanes that show how the sound lies under it, transport and levels.
+// The player on the page: the video, the tracks with their waveforms, transport, levels, and saving the result.
 
-import { ask, itemPeaks, mediaOf, queryPeaks } from "./api.js";
-import { clock, find, length, make, save, toast } from "./dom.js";
+import { itemPeaks, queryPeaks, request, requestPlayback } from "./api.js";
+import { byId, element, formatDuration, formatTime, saveFile, toast } from "./dom.js";
 import { Player } from "./player.js";
-import { bars, colour, draw, ready } from "./waveform.js";
+import { clearCanvas, color, drawBars, drawWaveform } from "./waveform.js";
 
-const NUDGE_SECONDS = 0.02;
-// Converting shorter than this is not worth a word.
-const SLOW_MS = 500;
+const SHIFT_SECONDS = 0.02;
+const SLOW_MS = 500; // a conversion that is faster is not mentioned
+const GOOD_SYNC_MS = 45;
+const TRACK_BINS = 1200;
 // Of a longer file only the surroundings of the moment are drawn.
-const LONGEST_DRAWN_SECONDS = 900;
+const MAX_DRAWN_SECONDS = 900;
+const SAVE_LABEL = "Save the video with this sound";
 
-const told = (source, sense) => `${sense} of ${source.query ?? source.item}`;
+const partKey = (source, modality) => `${modality} of ${source.query ?? source.item}`;
 
-export class Stage {
+export class PlayerView {
   constructor() {
-    this.root = find("stage");
-    this.player = new Player(find("picture"), find("sound"));
-    this.lanes = []; // [{ sense, peaks, from, to }] in the leader's time
+    this.root = byId("player");
+    this.player = new Player(byId("video"), byId("audio"));
+    this.tracks = []; // [{ name, modality, load, peaks, from, to }], `from` and `to` in the leader's time
     this.match = null; // { start, end } in the leader's time
-    this.asked = null;
-    this.player.addEventListener("change", () => this.#show());
-    this.player.addEventListener("tick", () => this.#show());
-    this.turn = 0;
-    this.laid = false; // whether a find is on the stage
-    this.refused = new Set(); // what this browser could not play as it is
-    this.wanted = null; // what was asked to be loaded last, before it is known what this browser can play of it
-    this.player.addEventListener("broken", (event) => this.#mend(event.detail.sense));
-    find("play").addEventListener("click", () => this.player.toggle());
-    find("take").addEventListener("click", () => this.#take());
-    find("screen").addEventListener("click", () => this.player.toggle());
-    find("to-match").addEventListener("click", () => this.player.toStart());
-    find("loop").addEventListener("click", () => this.toggleLoop());
-    find("seek").addEventListener("input", (event) => this.player.seek(Number(event.target.value)));
-    find("earlier").addEventListener("click", () => this.player.shift(-NUDGE_SECONDS));
-    find("later").addEventListener("click", () => this.player.shift(NUDGE_SECONDS));
+    this.query = null; // { kind, id, name, hasVideo, hasAudio, duration, start }
+    this.wanted = null; // what was last asked for, before it is known what this browser can play of it
+    this.loadNumber = 0; // a load that was overtaken by another ends
+    this.showsHit = false;
+    this.unplayable = new Set(); // what this browser could not play without conversion
+    this.player.addEventListener("change", () => this.#update());
+    this.player.addEventListener("tick", () => this.#update());
+    this.player.addEventListener("broken", (event) => this.#convert(event.detail.modality));
+    byId("play").addEventListener("click", () => this.player.toggle());
+    byId("screen").addEventListener("click", () => this.player.toggle());
+    byId("to-match").addEventListener("click", () => this.player.toStart());
+    byId("loop").addEventListener("click", () => this.toggleLoop());
+    byId("seek").addEventListener("input", (event) => this.player.seek(Number(event.target.value)));
+    byId("earlier").addEventListener("click", () => this.player.shiftBy(-SHIFT_SECONDS));
+    byId("later").addEventListener("click", () => this.player.shiftBy(SHIFT_SECONDS));
+    byId("save-video").addEventListener("click", () => this.#saveVideo());
     for (const level of ["found", "own"]) {
-      find(`level-${level}`).addEventListener("input", (event) => this.player.setLevels({ [level]: Number(event.target.value) }));
+      byId(`level-${level}`).addEventListener("input", (event) => this.player.setLevels({ [level]: Number(event.target.value) }));
     }
-    new ResizeObserver(() => this.paint()).observe(find("lanes"));
-    new ResizeObserver(() => this.paint()).observe(find("screen"));
+    new ResizeObserver(() => this.draw()).observe(byId("tracks"));
+    new ResizeObserver(() => this.draw()).observe(byId("screen"));
   }
 
   toggleLoop() {
     this.player.loop = !this.player.loop;
-    find("loop").setAttribute("aria-pressed", String(this.player.loop));
+    byId("loop").setAttribute("aria-pressed", String(this.player.loop));
   }
 
-  nudge(direction) { if (this.player.follower) this.player.shift(direction * NUDGE_SECONDS); }
+  shift(direction) { if (this.player.follower) this.player.shiftBy(direction * SHIFT_SECONDS); }
 
-  /** Shows what is searched with, by itself. `asked`: { kind, id, name, hasPicture, hasSound, duration, start }. */
-  ask(asked) {
-    this.asked = asked;
-    this.laid = false;
-    const own = { at: asked.start ?? 0, source: { [asked.kind]: asked.id } };
-    const start = asked.start ?? 0;
+  /** Shows the query alone. */
+  showQuery(query) {
+    this.query = query;
+    this.showsHit = false;
     this.match = null;
-    this.#load(asked.hasPicture ? { picture: own, sound: null, start } : { picture: null, sound: own, start });
-    this.lanes = asked.hasSound ? [{ name: "yours", sense: asked.hasPicture ? "picture" : "sound", load: this.#peaksOfAsked(), from: 0, to: asked.duration }] : [];
-    this.#drawLanes();
-    find("now").replaceChildren(make("span", {}, asked.hasPicture ? "Choose a find to lay it under this picture." : "Choose a find to see it with this sound."));
+    const start = query.start ?? 0;
+    const part = { at: start, source: { [query.kind]: query.id } };
+    this.#load(query.hasVideo ? { video: part, audio: null, start } : { video: null, audio: part, start });
+    this.#setTracks(query.hasAudio ? [this.#queryTrack(query.hasVideo ? "video" : "audio", 0)] : []);
+    byId("now-playing").replaceChildren(element("span", {}, query.hasVideo ? "Choose a result to hear it with this picture." : "Choose a result to see it with this sound."));
   }
 
-  /** Lays a hit and the query together, from where they match, and plays. */
-  async lay(hit, target) {
-    const { asked } = this;
-    this.laid = true;
-    const [moment, mine] = [hit.moment, hit.query_moment];
-    const theirs = { at: moment.start_seconds, source: { item: hit.item.id } };
-    const own = { at: mine.start_seconds, source: { [asked.kind]: asked.id } };
-    const spanOf = (one) => ({ start: one.start_seconds, end: one.end_seconds });
-    const hitLane = (sense) => this.#laneOfHit(hit, sense);
-    const ownLane = (sense, from) => ({ name: "yours", sense, load: this.#peaksOfAsked(), from, to: from + asked.duration });
-    let words, loaded;
-    find("found-name").textContent = target === "audio" ? "Found sound" : "Your sound";
-    if (target === "audio" && asked.hasPicture) {
-      this.match = spanOf(mine);
-      loaded = this.#load({ picture: own, sound: theirs, ...this.match });
-      this.lanes = [asked.hasSound ? ownLane("picture", 0) : null, hitLane("sound")];
-      this.lanes[1].from += mine.start_seconds - moment.start_seconds;
-      this.lanes[1].to += mine.start_seconds - moment.start_seconds;
-      words = ["under your picture from ", make("b", {}, clock(mine.start_seconds))];
-    } else if (target === "video" && asked.hasSound) {
+  /** Plays a hit together with the query, from where they match. */
+  async playHit(hit, target) {
+    const { query } = this;
+    const { moment, query_moment: queryMoment } = hit;
+    this.showsHit = true;
+    const found = { at: moment.start_seconds, source: { item: hit.item.id } };
+    const own = { at: queryMoment.start_seconds, source: { [query.kind]: query.id } };
+    const offset = queryMoment.start_seconds - moment.start_seconds;
+    const spanOf = (span) => ({ start: span.start_seconds, end: span.end_seconds });
+    let parts, tracks, description;
+    if (target === "audio" && query.hasVideo) {
+      this.match = spanOf(queryMoment);
+      parts = { video: own, audio: found };
+      tracks = [query.hasAudio ? this.#queryTrack("video", 0) : null, this.#hitTrack(hit, "audio", offset)];
+      description = ["with your picture from ", element("b", {}, formatTime(queryMoment.start_seconds))];
+    } else if (target === "video" && query.hasAudio) {
       this.match = spanOf(moment);
-      loaded = this.#load({ picture: theirs, sound: own, ...this.match });
-      this.lanes = [hitLane("picture"), ownLane("sound", moment.start_seconds - mine.start_seconds)];
-      words = ["with your sound from ", make("b", {}, clock(mine.start_seconds))];
+      parts = { video: found, audio: own };
+      tracks = [this.#hitTrack(hit, "video", 0), this.#queryTrack("audio", -offset)];
+      description = ["with your sound from ", element("b", {}, formatTime(queryMoment.start_seconds))];
     } else {
       this.match = spanOf(moment);
-      const alone = hit.item.kind === "film" && target !== "audio";
-      loaded = this.#load(alone ? { picture: theirs, sound: null, ...this.match } : { picture: null, sound: theirs, ...this.match });
-      this.lanes = [hitLane(alone ? "picture" : "sound")];
-      words = ["by itself from ", make("b", {}, clock(moment.start_seconds))];
+      const isVideo = hit.item.kind === "video" && target !== "audio";
+      parts = isVideo ? { video: found, audio: null } : { video: null, audio: found };
+      tracks = [this.#hitTrack(hit, isVideo ? "video" : "audio", 0)];
+      description = ["alone from ", element("b", {}, formatTime(moment.start_seconds))];
     }
-    this.lanes = this.lanes.filter(Boolean);
-    this.#drawLanes();
-    find("now").replaceChildren(make("b", {}, hit.item.title), ` at ${clock(moment.start_seconds)}, `, ...words);
-    if (!(await loaded)) return;
-    if (this.player.from > 0) find("now").append(make("span", { class: "quiet" }, ` (a version for this browser, from ${clock(this.player.from)})`));
+    byId("level-found-label").textContent = target === "audio" ? "Found sound" : "Your sound";
+    const loading = this.#load({ ...parts, ...this.match });
+    this.#setTracks(tracks.filter(Boolean));
+    byId("now-playing").replaceChildren(element("b", {}, hit.item.title), ` at ${formatTime(moment.start_seconds)}, `, ...description);
+    if (!(await loading)) return;
+    if (this.player.from > 0) byId("now-playing").append(element("span", { class: "quiet" }, ` (converted for this browser, from ${formatTime(this.player.from)})`));
     await this.player.play();
   }
 
-  /** Finds out what this browser can play of a picture, a sound or both, and takes it up; gives whether it did. */
-  async #load(what) {
-    const turn = ++this.turn;
-    this.wanted = what;
+  /** Asks what this browser can play of a video, an audio file or both, and loads it; returns whether that worked. */
+  async #load(wanted) {
+    const number = ++this.loadNumber;
+    this.wanted = wanted;
     this.player.pause();
     this.#note(null);
-    find("mixing").hidden = !(what.picture && what.sound);
-    this.root.dataset.mode = what.picture ? (what.sound ? "pair" : "picture") : "sound";
-    find("picture").hidden = !what.picture;
-    find("big-wave").hidden = Boolean(what.picture);
-    const slow = setTimeout(() => turn === this.turn && this.#note("Making a version that this browser can play…"), SLOW_MS);
-    const parts = await Promise.allSettled([this.#playable(what.picture, "video"), this.#playable(what.sound, "audio")]);
+    byId("mixing").hidden = !(wanted.video && wanted.audio);
+    this.root.dataset.mode = wanted.video ? (wanted.audio ? "pair" : "video") : "audio";
+    byId("video").hidden = !wanted.video;
+    byId("large-waveform").hidden = Boolean(wanted.video);
+    const slow = setTimeout(() => number === this.loadNumber && this.#note("Converting for this browser…"), SLOW_MS);
+    const results = await Promise.allSettled([this.#playable(wanted.video, "video"), this.#playable(wanted.audio, "audio")]);
     clearTimeout(slow);
-    if (turn !== this.turn) return false;
-    // Where one of the two cannot be had, the other one can still be looked at or listened to.
-    const [picture, sound] = parts.map((part) => part.value ?? null);
-    const problem = parts.find((part) => part.reason)?.reason;
+    if (number !== this.loadNumber) return false;
+    // Where one of the two cannot be played, the other can still be watched or heard.
+    const [video, audio] = results.map((result) => result.value ?? null);
+    const problem = results.find((result) => result.reason)?.reason;
     this.#note(problem ? `${problem.title}: ${problem.detail}` : null);
-    find("mixing").hidden = !(picture && sound);
-    this.player.load({ ...what, picture, sound });
+    byId("mixing").hidden = !(video && audio);
+    this.player.load({ ...wanted, video, audio });
     return !problem;
   }
 
-  /** A part of what is loaded with its address; a converted one begins later than its file. */
-  async #playable(part, sense) {
+  /** Adds the address to a part; a converted part begins later than its file. */
+  async #playable(part, modality) {
     if (!part) return null;
-    const { media, starts_seconds: from, converted } = await ask(mediaOf.playback(part.source, sense, part.at, this.refused.has(told(part.source, sense))));
-    return { ...part, url: media, from, converted };
+    const convert = this.unplayable.has(partKey(part.source, modality));
+    const { media: url, start_seconds: from, converted } = await requestPlayback(part.source, modality, part.at, convert);
+    return { ...part, url, from, converted };
   }
 
-  /** This browser refuses what was taken up: once, it is converted. */
-  async #mend(sense) {
-    const part = this.player.what?.[sense];
+  /** Has a part converted that this browser cannot play; only once. */
+  async #convert(modality) {
+    const part = this.player.loaded?.[modality];
     if (!part) return;
     if (part.converted) {
       this.player.pause();
-      this.#note(sense === "picture" ? "This browser cannot play this picture. Searching works all the same." : "This browser cannot play this sound. Download it to hear it.");
+      this.#note(modality === "video" ? "This browser cannot play this video. You can still search with it." : "This browser cannot play this sound. Download it to hear it.");
       return;
     }
-    // A find plays as soon as it can; that it could not has ended its playing.
-    const playing = this.player.playing || this.laid;
-    this.refused.add(told(part.source, sense === "picture" ? "video" : "audio"));
+    // A hit plays as soon as it can; the error has ended its playback.
+    const play = this.player.playing || this.showsHit;
+    this.unplayable.add(partKey(part.source, modality));
     const loaded = await this.#load(this.wanted);
-    if (loaded && playing) await this.player.play();
+    if (loaded && play) await this.player.play();
   }
 
-  /** The film with the sound under it, as it is heard: written by the service, saved by the browser. */
-  async #take() {
-    const { picture, sound } = this.player.what;
-    const first = sound.at - picture.at - this.player.nudge; // second of the sound at the film's beginning
-    const button = find("take");
+  /** Saves the video with the sound as it is heard: the service writes it, the browser downloads it. */
+  async #saveVideo() {
+    const button = byId("save-video");
     if (button.getAttribute("aria-busy") === "true") return;
+    const { video, audio } = this.player.loaded;
+    const audioStart = audio.at - video.at - this.player.shift; // time in the audio at the beginning of the video
     button.setAttribute("aria-busy", "true");
-    find("take-words").textContent = "Writing the film…";
+    byId("save-video-label").textContent = "Writing the video…";
     try {
-      const made = await ask("/dubs", { method: "POST", body: {
-        film: picture.source, sound: sound.source, duck: this.player.levels.own > 0,
-        start_seconds: Math.max(0, first), at_seconds: Math.max(0, -first),
+      const dub = await request("/dubs", { method: "POST", body: {
+        video: video.source, audio: audio.source, duck: this.player.levels.own > 0,
+        start_seconds: Math.max(0, audioStart), at_seconds: Math.max(0, -audioStart),
       } });
-      save(made.media, made.name);
-      const loud = made.loudness_lufs === null ? "" : ` at ${made.loudness_lufs.toFixed(1)} LUFS`;
-      toast(`${made.name}: written${loud}, its picture untouched.`);
+      saveFile(dub.media, dub.name);
+      const loudness = dub.loudness_lufs === null ? "" : ` at ${dub.loudness_lufs.toFixed(1)} LUFS`;
+      toast(`${dub.name}: saved${loudness}, picture unchanged.`);
     } catch (problem) {
       toast(`${problem.title}: ${problem.detail}`);
     }
     button.removeAttribute("aria-busy");
-    find("take-words").textContent = "Save the film with this sound";
+    byId("save-video-label").textContent = SAVE_LABEL;
   }
 
-  #peaksOfAsked() {
-    const { asked } = this;
-    if (asked.kind === "query") return () => queryPeaks(asked.id, 1200);
-    return () => itemPeaks(asked.id, undefined, undefined, 1200);
+  /** The track of the query's audio, which begins at second `from` of the leader. */
+  #queryTrack(modality, from) {
+    const { query } = this;
+    const load = () => (query.kind === "query" ? queryPeaks(query.id, TRACK_BINS) : itemPeaks(query.id, undefined, undefined, TRACK_BINS));
+    return { name: "yours", modality, load, from, to: from + query.duration };
   }
 
-  /** A hit's sound in its own time; of long files the surroundings of the moment. */
-  #laneOfHit(hit, sense) {
-    const whole = hit.item.duration_seconds <= LONGEST_DRAWN_SECONDS;
-    const from = whole ? 0 : Math.max(0, hit.moment.start_seconds - LONGEST_DRAWN_SECONDS / 2);
-    const to = whole ? Math.max(hit.item.duration_seconds, hit.moment.end_seconds) : Math.min(hit.item.duration_seconds, from + LONGEST_DRAWN_SECONDS);
-    return { name: "found", sense, load: () => itemPeaks(hit.item.id, from, to, 1200), from, to };
+  /** The track of a hit's audio, `offset` seconds later than in its file; of a long file the surroundings of the moment. */
+  #hitTrack(hit, modality, offset) {
+    const { duration_seconds: duration, id } = hit.item;
+    const isShort = duration <= MAX_DRAWN_SECONDS;
+    const from = isShort ? 0 : Math.max(0, hit.moment.start_seconds - MAX_DRAWN_SECONDS / 2);
+    const to = isShort ? Math.max(duration, hit.moment.end_seconds) : Math.min(duration, from + MAX_DRAWN_SECONDS);
+    return { name: "found", modality, load: () => itemPeaks(id, from, to, TRACK_BINS), from: from + offset, to: to + offset };
   }
 
-  #drawLanes() {
-    const { lanes } = this;
-    for (const lane of lanes) {
-      lane.peaks = null;
-      lane.load().then((peaks) => { lane.peaks = peaks; if (lanes === this.lanes) this.paint(); }, () => {});
+  #setTracks(tracks) {
+    this.tracks = tracks;
+    for (const track of tracks) {
+      track.peaks = null;
+      track.load().then((peaks) => { track.peaks = peaks; if (tracks === this.tracks) this.draw(); }, () => {});
     }
-    this.paint();
+    this.draw();
   }
 
-  paint() {
+  draw() {
     const { from } = this.player;
-    const axis = Math.max(1e-3, (this.player.duration || this.match?.end || 1) - from);
-    const { context, width, height } = ready(find("lane-canvas"));
-    const x = (time) => ((time - from) / axis) * width;
+    const seconds = Math.max(1e-3, (this.player.duration || this.match?.end || 1) - from);
+    const { context, width, height } = clearCanvas(byId("track-canvas"));
+    const x = (time) => ((time - from) / seconds) * width;
     if (this.match) {
-      context.fillStyle = colour("sound-soft");
+      context.fillStyle = color("audio-soft");
       context.globalAlpha = 0.55;
       context.fillRect(x(this.match.start), 0, Math.max(2, x(this.match.end) - x(this.match.start)), height);
       context.globalAlpha = 1;
     }
-    const room = (height - 12) / Math.max(1, this.lanes.length);
-    this.lanes.forEach((lane, place) => {
-      if (!lane.peaks) return;
-      const fill = colour(lane.sense === "sound" ? "sound-fill" : "picture-fill");
+    const trackHeight = (height - 12) / Math.max(1, this.tracks.length);
+    this.tracks.forEach((track, index) => {
+      if (!track.peaks) return;
+      const fill = color(track.modality === "audio" ? "audio-fill" : "video-fill");
+      const y = 6 + index * trackHeight;
       context.save();
       context.beginPath();
       context.rect(0, 0, width, height);
       context.clip();
-      bars(context, lane.peaks, { x: x(lane.from), y: 6 + place * room, width: Math.max(3, x(lane.to) - x(lane.from)), height: room - 4, shade: () => fill });
+      drawBars(context, track.peaks, { x: x(track.from), y, width: Math.max(3, x(track.to) - x(track.from)), height: trackHeight - 4, shade: () => fill });
       context.restore();
-      if (this.lanes.length > 1) this.#name(context, lane.name, 6 + place * room);
+      if (this.tracks.length > 1) this.#drawName(context, track.name, y);
     });
-    context.fillStyle = colour("ink");
+    context.fillStyle = color("ink");
     context.fillRect(Math.min(width - 1.5, x(this.player.time)), 0, 1.5, height);
-    const [lane] = this.lanes;
-    if (!find("big-wave").hidden && lane?.peaks) {
-      draw(find("big-wave"), lane.peaks, { played: (this.player.time - from) / axis, on: "sound-fill", off: "strong-line" });
+    const [track] = this.tracks;
+    if (!byId("large-waveform").hidden && track?.peaks) {
+      drawWaveform(byId("large-waveform"), track.peaks, { played: (this.player.time - from) / seconds, playedColor: "audio-fill", restColor: "strong-line" });
     }
   }
 
-  #name(context, name, y) {
+  #drawName(context, name, y) {
     context.font = "11px ui-sans-serif, system-ui, sans-serif";
-    context.fillStyle = colour("sheet");
+    context.fillStyle = color("sheet");
     context.globalAlpha = 0.8;
     context.fillRect(4, y + 1, context.measureText(name).width + 8, 15);
     context.globalAlpha = 1;
-    context.fillStyle = colour("quiet");
+    context.fillStyle = color("quiet");
     context.fillText(name, 8, y + 12);
   }
 
   #note(text) {
-    find("screen-note").hidden = !text;
-    find("screen-note").textContent = text ?? "";
+    byId("screen-note").hidden = !text;
+    byId("screen-note").textContent = text ?? "";
   }
 
-  #show() {
+  #update() {
     const { player } = this;
     this.root.dataset.state = player.playing ? "playing" : "paused";
     this.root.dataset.drift = player.drift.toFixed(4);
     this.root.dataset.jumps = player.jumps;
-    find("play").setAttribute("aria-label", player.playing ? "Pause" : "Play");
-    find("clock").textContent = `${clock(player.time)} / ${clock(player.duration)}`;
-    const seek = find("seek");
+    byId("play").setAttribute("aria-label", player.playing ? "Pause" : "Play");
+    byId("clock").textContent = `${formatTime(player.time)} / ${formatTime(player.duration)}`;
+    const seek = byId("seek");
     seek.min = player.from;
     seek.max = player.duration || player.from + 1;
     if (document.activeElement !== seek || player.playing) seek.value = player.time;
-    seek.setAttribute("aria-valuetext", `${clock(player.time)} of ${clock(player.duration)}`);
-    find("nudge").textContent = `${player.nudge > 0 ? "+" : ""}${Math.round(player.nudge * 1000)} ms`.replace("-", "−");
-    const badge = find("sync-badge");
-    badge.hidden = !(player.playing && player.follower && !find("sound").paused);
-    const off = Math.round(Math.abs(player.drift) * 1000);
-    badge.classList.toggle("good", off <= 45);
-    badge.textContent = off <= 45 ? `in sync, ${off} ms` : "catching up";
-    this.paint();
+    seek.setAttribute("aria-valuetext", `${formatTime(player.time)} of ${formatTime(player.duration)}`);
+    byId("shift").textContent = `${player.shift > 0 ? "+" : ""}${Math.round(player.shift * 1000)} ms`.replace("-", "−");
+    const badge = byId("sync-badge");
+    badge.hidden = !(player.playing && player.follower && !byId("audio").paused);
+    const driftMs = Math.round(Math.abs(player.drift) * 1000);
+    badge.classList.toggle("good", driftMs <= GOOD_SYNC_MS);
+    badge.textContent = driftMs <= GOOD_SYNC_MS ? `in sync, ${driftMs} ms` : "synchronizing";
+    this.draw();
   }
+}
 
-  /** Facts of what is searched with, in words. */
-  static facts(asked) {
-    const senses = [asked.hasPicture ? "picture" : null, asked.hasSound ? "sound" : null].filter(Boolean).join(" and ");
-    const only = asked.hasPicture && asked.hasSound ? senses : `${senses} only`;
-    const moment = asked.start === undefined ? "" : `, the moment at ${clock(asked.start)}`;
-    return `${length(asked.duration)}, ${only}${moment}`;
-  }
+/** Describes a query in words: its duration, what it has, and the moment that is searched with. */
+export function describeQuery(query) {
+  const has = [query.hasVideo ? "picture" : null, query.hasAudio ? "sound" : null].filter(Boolean);
+  const moment = query.start === undefined ? "" : `, the moment at ${formatTime(query.start)}`;
+  return `${formatDuration(query.duration)}, ${has.length === 2 ? has.join(" and ") : `${has[0]} only`}${moment}`;
 }

@@ -1,68 +1,67 @@
-// What was found, as cards: sounds with their waveform in a list, pictures in a grid; one of them is current for the keys.
+// Search results: sounds as a list with waveforms, pictures as a grid of thumbnails. The keys act on the current result.
 
-import { itemPeaks, mediaOf } from "./api.js";
-import { clock, icon, make } from "./dom.js";
-import { lazily } from "./waveform.js";
+import { downloadAddress, itemPeaks, thumbnailAddress } from "./api.js";
+import { element, formatTime, icon } from "./dom.js";
+import { drawWhenVisible } from "./waveform.js";
 
-const PLAY = "M6 3.6v12.8L16.6 10z";
-const ALIKE = "M2.500 8c2.500-3.400 5-3.400 7.500 0s5 3.400 7.500 0M2.500 13c2.500-3.400 5-3.400 7.500 0s5 3.400 7.500 0";
-const KEEP = "M5.500 3.500h9v13l-4.500-3.600-4.500 3.600z";
-const DOWN = "M10 3v9.500M6 9l4 4 4-4M4 16.500h12";
+const PLAY_ICON = "M6 3.6v12.8L16.6 10z";
+const SIMILAR_ICON = "M2.5 8c2.5-3.400 5-3.400 7.5 0s5 3.400 7.5 0M2.5 13c2.5-3.400 5-3.400 7.5 0s5 3.400 7.5 0";
+const SHORTLIST_ICON = "M5.5 3.500h9v13l-4.5-3.600-4.5 3.600z";
+const DOWNLOAD_ICON = "M10 3v9.500M6 9l4 4 4-4M4 16.500h12";
 
-/** A picture of a film, or the waveform of a sound. */
-export function thumb(item, seconds) {
-  if (item.kind === "sound") {
-    const canvas = make("canvas", { "aria-hidden": "true" });
-    lazily(canvas, () => itemPeaks(item.id, undefined, undefined, 80));
-    return make("span", { class: "thumb of-sound" }, canvas);
+/** A thumbnail: a frame of a video, or the waveform of a sound. */
+export function thumbnail(item, seconds) {
+  if (item.kind === "audio") {
+    const canvas = element("canvas", { "aria-hidden": "true" });
+    drawWhenVisible(canvas, () => itemPeaks(item.id, undefined, undefined, 80));
+    return element("span", { class: "thumb of-audio" }, canvas);
   }
-  const picture = make("img", { src: mediaOf.thumbnail(item.id, seconds), alt: "", loading: "lazy", decoding: "async" });
-  picture.addEventListener("error", () => picture.remove());
-  return make("span", { class: "thumb" }, picture);
+  const image = element("img", { src: thumbnailAddress(item.id, seconds), alt: "", loading: "lazy", decoding: "async" });
+  image.addEventListener("error", () => image.remove());
+  return element("span", { class: "thumb" }, image);
 }
 
-function tools(hit, target, actions) {
-  const sense = target === "audio" ? "audio" : "video";
-  const keep = make("button", { type: "button", class: "tool square keep", "aria-label": `Keep ${hit.item.title}`, title: "Keep (K)", "aria-pressed": String(actions.isKept(hit)), tabindex: "-1" }, icon(KEEP));
-  keep.addEventListener("click", () => keep.setAttribute("aria-pressed", String(actions.keep(hit))));
-  return make("div", { class: "hit-tools" },
-    make("button", { type: "button", class: "tool square alike", "aria-label": `More like ${hit.item.title}`, title: "More like this (M)", tabindex: "-1", onclick: () => actions.alike(hit) }, icon(ALIKE)),
-    keep,
-    make("a", { class: "tool square download", href: mediaOf.download(hit.item.id, sense), download: true, "aria-label": `Download ${hit.item.title}`, title: "Download (D)", tabindex: "-1" }, icon(DOWN)),
+function toolButtons(hit, target, actions) {
+  const modality = target === "audio" ? "audio" : "video";
+  const shortlist = element("button", { type: "button", class: "tool square shortlist", "aria-label": `Add ${hit.item.title} to the shortlist`, title: "Add to the shortlist (K)", "aria-pressed": String(actions.isShortlisted(hit)), tabindex: "-1" }, icon(SHORTLIST_ICON));
+  shortlist.addEventListener("click", () => shortlist.setAttribute("aria-pressed", String(actions.toggleShortlist(hit))));
+  return element("div", { class: "hit-tools" },
+    element("button", { type: "button", class: "tool square similar", "aria-label": `More like ${hit.item.title}`, title: "More like this (M)", tabindex: "-1", onclick: () => actions.findSimilar(hit) }, icon(SIMILAR_ICON)),
+    shortlist,
+    element("a", { class: "tool square download", href: downloadAddress(hit.item.id, modality), download: true, "aria-label": `Download ${hit.item.title}`, title: "Download (D)", tabindex: "-1" }, icon(DOWNLOAD_ICON)),
   );
 }
 
-function score(hit, full) {
-  const fill = make("i");
-  fill.style.transform = `scaleX(${Math.max(0.02, hit.score / full)})`;
-  return make("span", { class: "score" }, make("span", { "aria-hidden": "true" }, hit.score.toFixed(2)), make("span", { class: "score-bar", "aria-hidden": "true" }, fill));
+function scoreBar(hit, maxScore) {
+  const fill = element("i");
+  fill.style.transform = `scaleX(${Math.max(0.02, hit.score / maxScore)})`;
+  return element("span", { class: "score" }, element("span", { "aria-hidden": "true" }, hit.score.toFixed(2)), element("span", { class: "score-bar", "aria-hidden": "true" }, fill));
 }
 
-function words(hit) {
-  const { item, moment } = hit;
-  const facts = [`${clock(moment.start_seconds)} – ${clock(moment.end_seconds)}`, item.label, item.folder_name].filter(Boolean);
-  return make("span", { class: "hit-words" },
-    make("span", { class: "hit-title", title: item.name }, item.title),
-    make("span", { class: "hit-facts" }, facts.join(" · "), item.missing ? make("span", { class: "gone" }, " · the file has gone") : null),
+function description({ item, moment }) {
+  const facts = [`${formatTime(moment.start_seconds)} – ${formatTime(moment.end_seconds)}`, item.label, item.folder_name].filter(Boolean);
+  return element("span", { class: "hit-words" },
+    element("span", { class: "hit-title", title: item.name }, item.title),
+    element("span", { class: "hit-facts" }, facts.join(" · "), item.missing ? element("span", { class: "missing" }, " · file is missing") : null),
   );
 }
 
-/** The list item of a hit. `full`: the score of a whole bar. `actions`: play, alike, keep, isKept. */
-function card(hit, target, full, actions) {
+/** The list item of a hit. `maxScore` fills the score bar. `actions`: play, findSimilar, toggleShortlist, isShortlisted. */
+function listItem(hit, target, maxScore, actions) {
   const { item, moment } = hit;
-  const rank = make("span", { class: "hit-rank", "aria-hidden": "true" }, make("span", {}, String(hit.rank)), icon(PLAY, true));
-  const told = [`${hit.rank}`, item.title, item.label, `at ${clock(moment.start_seconds)}`, `score ${hit.score.toFixed(2)}`, item.missing ? "the file has gone" : null];
-  const play = make("button", { type: "button", class: "hit-play", tabindex: "-1", "aria-label": `${told.filter(Boolean).join(", ")}. Play.`, onclick: () => actions.play(hit) });
+  const rank = element("span", { class: "hit-rank", "aria-hidden": "true" }, element("span", {}, String(hit.rank)), icon(PLAY_ICON, true));
+  const label = [`${hit.rank}`, item.title, item.label, `at ${formatTime(moment.start_seconds)}`, `score ${hit.score.toFixed(2)}`, item.missing ? "file is missing" : null].filter(Boolean).join(", ");
+  const play = element("button", { type: "button", class: "hit-play", tabindex: "-1", "aria-label": `${label}. Play.`, onclick: () => actions.play(hit) });
   if (target === "audio") {
-    const canvas = make("canvas", { "aria-hidden": "true" });
-    lazily(canvas, () => itemPeaks(item.id, moment.start_seconds, moment.end_seconds));
-    play.append(rank, words(hit), canvas, score(hit, full));
+    const canvas = element("canvas", { "aria-hidden": "true" });
+    drawWhenVisible(canvas, () => itemPeaks(item.id, moment.start_seconds, moment.end_seconds));
+    play.append(rank, description(hit), canvas, scoreBar(hit, maxScore));
   } else {
-    const shown = thumb(item, (moment.start_seconds + moment.end_seconds) / 2);
-    shown.append(make("span", { class: "chip" }, clock(moment.start_seconds)), rank);
-    play.append(shown, words(hit), score(hit, full));
+    const preview = thumbnail(item, (moment.start_seconds + moment.end_seconds) / 2);
+    preview.append(element("span", { class: "chip" }, formatTime(moment.start_seconds)), rank);
+    play.append(preview, description(hit), scoreBar(hit, maxScore));
   }
-  const row = make("li", { class: "hit", "data-item": item.id }, play, tools(hit, target, actions));
+  const row = element("li", { class: "hit", "data-item": item.id }, play, toolButtons(hit, target, actions));
   row.hit = hit;
   return row;
 }
@@ -72,56 +71,55 @@ export class Results {
     this.list = list;
     this.actions = actions;
     this.target = "audio";
-    this.full = 1;
-    list.addEventListener("focusin", (event) => this.#current(event.target.closest(".hit")));
+    this.maxScore = 1;
+    list.addEventListener("focusin", (event) => this.#setCurrent(event.target.closest(".hit")));
   }
 
-  get cards() { return [...this.list.querySelectorAll(".hit")]; }
+  get rows() { return [...this.list.querySelectorAll(".hit")]; }
   get current() { return this.list.querySelector(".hit.current"); }
 
-  /** Shows the hits of a page, in place of the others or after them. */
-  show(page, target, { more = false } = {}) {
+  /** Shows a page of hits, in place of the shown ones or after them. */
+  show(page, target, { append = false } = {}) {
     this.target = target;
-    this.list.classList.toggle("sounds", target === "audio");
-    this.list.classList.toggle("pictures", target !== "audio");
-    // A hit whose timing fits too scores above 1.
-    if (!more) this.full = Math.max(1, ...page.hits.map((hit) => hit.score));
-    const made = page.hits.map((hit) => card(hit, target, this.full, this.actions));
-    if (more) this.list.append(...made);
-    else this.list.replaceChildren(...made);
-    if (!more && made.length) this.#current(made[0]);
-    if (!this.cards.length) this.list.append(make("li", { class: "nothing" }, "Nothing in the library fits these filters."));
+    this.list.classList.toggle("as-list", target === "audio");
+    this.list.classList.toggle("as-grid", target !== "audio");
+    // After re-ranking, scores exceed 1 where the timing matches too.
+    if (!append) this.maxScore = Math.max(1, ...page.hits.map((hit) => hit.score));
+    const added = page.hits.map((hit) => listItem(hit, target, this.maxScore, this.actions));
+    if (append) this.list.append(...added);
+    else this.list.replaceChildren(...added);
+    if (!append && added.length) this.#setCurrent(added[0]);
+    if (!this.rows.length) this.list.append(element("li", { class: "nothing" }, "Nothing in the library matches these filters."));
   }
 
-  /** Marks the hit that is laid on the stage. */
-  loaded(hit) {
-    for (const row of this.cards) row.classList.toggle("loaded", row.hit === hit);
+  /** Marks the hit that is in the player. */
+  markLoaded(hit) {
+    for (const row of this.rows) row.classList.toggle("loaded", row.hit === hit);
   }
 
-  /** The keys: goes to the next card in a direction, in a list or in a grid as it stands on the screen. */
-  go(direction) {
-    const { cards } = this;
-    if (!cards.length) return;
-    const here = cards.indexOf(this.current);
-    if (here < 0) { cards[0].querySelector(".hit-play").focus(); return; }
+  /** Moves the focus to the next result in a direction, in a list or in a grid as it is laid out on the screen. */
+  move(direction) {
+    const { rows } = this;
+    if (!rows.length) return;
+    const here = rows.indexOf(this.current);
+    if (here < 0) { rows[0].querySelector(".hit-play").focus(); return; }
     let step = direction === "left" || direction === "up" ? -1 : 1;
     if (this.target !== "audio" && (direction === "up" || direction === "down")) {
-      const top = cards[0].offsetTop;
-      step *= Math.max(1, cards.findIndex((row) => row.offsetTop > top) === -1 ? cards.length : cards.findIndex((row) => row.offsetTop > top));
+      const secondLine = rows.findIndex((row) => row.offsetTop > rows[0].offsetTop);
+      step *= secondLine === -1 ? rows.length : secondLine;
     }
-    const there = cards[here + step];
-    if (!there) return;
-    there.querySelector(".hit-play").focus();
-    there.scrollIntoView({ block: "nearest" });
+    const next = rows[here + step];
+    if (!next) return;
+    next.querySelector(".hit-play").focus();
+    next.scrollIntoView({ block: "nearest" });
   }
 
-  /** Only the current card is in the tab order. */
-  #current(row) {
-    if (!row) return;
-    for (const one of this.list.querySelectorAll(".hit")) {
-      const is = one === row;
-      one.classList.toggle("current", is);
-      for (const button of one.querySelectorAll("button, a")) button.tabIndex = is ? 0 : -1;
+  /** Makes a result the current one, the only one in the tab order. */
+  #setCurrent(current) {
+    if (!current) return;
+    for (const row of this.rows) {
+      row.classList.toggle("current", row === current);
+      for (const control of row.querySelectorAll("button, a")) control.tabIndex = row === current ? 0 : -1;
     }
   }
 }

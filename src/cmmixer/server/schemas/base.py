@@ -1,6 +1,6 @@
-"""What all that travels is made of: checked texts, ids and seconds, problems, stretches.
+"""Field types that all requests and responses share, errors, and what a client asks before it starts.
 
-Whether the service is ready, and who may call it.
+The service and its Python client use the same schemas. Times are seconds from the beginning of a file.
 """
 
 from __future__ import annotations
@@ -9,26 +9,23 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Sense = Literal["audio", "video", "film"]
+Modality = Literal["audio", "video", "any"]
+Kind = Literal["video", "audio"]
 
-Kind = Literal["film", "sound"]
-
-# No NUL in any text: nothing here has a use for it, and systems below treat it as an end.
+# No NUL in any text: the API has no use for it, and C libraries take it for the end of a string.
 Text = Annotated[str, StringConstraints(max_length=400, pattern=r"^[^\x00]*$")]
-
 Id = Annotated[str, StringConstraints(min_length=24, max_length=24, pattern=r"^[0-9a-f]{24}$")]
-
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 
 
-class Value(BaseModel):
-    """A base of all: fields that are not known are passed over."""
+class Schema(BaseModel):
+    """The base of all schemas. Unknown fields are ignored, so that an older client can talk to a newer service."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class Problem(Value):
-    """What went wrong, as RFC 9457 describes it."""
+class Problem(Schema):
+    """An error, as RFC 9457 describes it."""
 
     model_config = ConfigDict(
         extra="allow",
@@ -44,21 +41,21 @@ class Problem(Value):
             ]
         },
     )
-    type: str = Field(description="which kind of problem; the address explains it")
+    type: str = Field(description="problem type, as an address that explains it")
     title: str
     status: int
     detail: str = Field(description="what was got, what was expected, what to do")
 
 
-class Moment(Value):
-    """A stretch of a file."""
+class Moment(Schema):
+    """A time span of a file."""
 
     start_seconds: float
     end_seconds: float
 
 
-class Health(Value):
-    """Whether the service lives, and whether it can answer searches."""
+class Health(Schema):
+    """Whether the service runs, and whether it can answer searches."""
 
     status: Literal["ok", "unready"]
     ready: bool
@@ -69,17 +66,17 @@ class Health(Value):
     version: str
 
 
-class Welcome(Value):
-    """Whether a token is needed, and whether this request brought it."""
+class SessionInfo(Schema):
+    """Whether this request is authorized, and the limits on uploads."""
 
-    token_needed: bool
-    welcome: bool
+    token_required: bool
+    authorized: bool = Field(description="whether the request carried the token, or none is required")
     max_upload_mb: int
-    query_seconds: float
+    query_seconds: float = Field(description="longest upload that can be searched with")
 
 
-class SessionOrder(Value):
-    """The token, to be kept in a cookie for the page's films and pictures, which cannot send a header."""
+class SessionRequest(Schema):
+    """The token, to be kept in a cookie: a browser cannot send a header with the media and images of a page."""
 
     model_config = ConfigDict(extra="forbid")
     token: Annotated[str, StringConstraints(max_length=500)]

@@ -1,9 +1,4 @@
-"""Files of the library, their folders, what they can be filtered by, their previews.
-
-Folders that are indexed in the background.
-
-Taking finds along: films with another sound, cut lists.
-"""
+"""Files of the library, the jobs that index folders, and what is exported: dubbed videos and cut lists."""
 
 from __future__ import annotations
 
@@ -12,15 +7,17 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
-from cmmixer.server.schemas.base import Id, Kind, Moment, Seconds, Sense, Text, Value
+from cmmixer.server.schemas.base import Id, Kind, Modality, Moment, Schema, Seconds, Text
+
+State = Literal["queued", "running", "cancelling", "done", "failed", "cancelled"]
 
 ITEM_EXAMPLE: JsonDict = {
     "id": "5f0c1d9a7be24c6d8e9f0a1b",
     "name": "harbour/gulls.mp4",
     "title": "gulls",
     "folder": "9d2f4b6a8c0e1f3a5b7c9d1e",
-    "folder_name": "films/harbour",
-    "kind": "film",
+    "folder_name": "videos/harbour",
+    "kind": "video",
     "label": "gull",
     "source": "harbour/gulls",
     "metadata": {"camera": "B", "licence": "CC0"},
@@ -29,92 +26,101 @@ ITEM_EXAMPLE: JsonDict = {
     "missing": False,
 }
 
+DETAIL_EXAMPLE: JsonDict = {
+    **ITEM_EXAMPLE,
+    "has_video": True,
+    "has_audio": True,
+    "spans": [{"start_seconds": 0.0, "end_seconds": 4.0}, {"start_seconds": 2.0, "end_seconds": 6.0}],
+    "columns": {"label": "gull", "source": "harbour/gulls", "moments": 4, "camera": "B", "licence": "CC0"},
+}
 
-class Item(Value):
+
+class Item(Schema):
     """A file of the library."""
 
     model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [ITEM_EXAMPLE]})
     id: str
-    name: str = Field(description="path below the folder that was indexed")
-    title: str = Field(description="the file's own name without its ending")
+    name: str = Field(description="path relative to the folder that was indexed")
+    title: str = Field(description="file name without its ending")
     folder: str = Field(description="id of its folder")
     folder_name: str
     kind: Kind
     label: str | None
     source: str
-    metadata: dict[str, Any] = Field({}, description="the manifest's other columns")
+    metadata: dict[str, Any] = Field({}, description="further columns of the manifest")
     duration_seconds: float
     moments: int
-    missing: bool = Field(description="whether the file has gone from where it was indexed")
+    missing: bool = Field(description="whether the file is no longer where it was indexed")
 
 
 class ItemDetail(Item):
-    """A file of the library with its moments and every column that the index has of it."""
+    """A file of the library with its moments and all its columns."""
 
-    has_picture: bool
-    has_sound: bool = Field(description="whether it has sound that is not silent")
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [DETAIL_EXAMPLE]})
+    has_video: bool
+    has_audio: bool = Field(description="whether it has audio that is not silent")
     spans: list[Moment]
     columns: dict[str, Any]
 
 
-class ItemPage(Value):
-    """Some files of the library."""
+class ItemPage(Schema):
+    """A page of the files of the library."""
 
     items: list[Item]
-    total: int = Field(description="files that the filters leave")
+    total: int = Field(description="files that pass the filters")
     offset: int
-    next_offset: int | None = Field(description="where the next page begins; null: there is none")
+    next_offset: int | None = Field(description="where the next page begins; null on the last page")
 
 
-class Folder(Value):
+class Folder(Schema):
     """A source folder of the library, or one that may be indexed."""
 
     id: str
     name: str
-    items: int = Field(description="files of the library in it and below it")
+    items: int = Field(description="files of the library in it and its subfolders")
 
 
-class FolderListing(Value):
-    """The folders that may be indexed: the allowed ones, or those inside one of them."""
+class FolderListing(Schema):
+    """Folders that may be indexed: the allowed ones, or the subfolders of one of them."""
 
     parent: Folder | None
     folders: list[Folder]
 
 
-class Facet(Value):
-    """A value of a column, and how many files have it."""
+class Facet(Schema):
+    """A value of a column, with the number of files that have it."""
 
     value: str
     items: int
 
 
-class Column(Value):
-    """A column of the manifests that the library was made from, with its most frequent values."""
+class Column(Schema):
+    """A column of the indexed manifests, with its most frequent values."""
 
     name: str
     values: list[Facet]
 
 
-class Library(Value):
-    """What the library holds, and what it can be filtered by."""
+class Library(Schema):
+    """Contents of the library, and the values it can be filtered by."""
 
     items: int
-    films: int
-    sounds: int
+    videos: int
+    audio_files: int
     moments: int
-    seconds: float = Field(description="length of all files together")
+    seconds: float = Field(description="total duration of all files")
     longest_seconds: float
-    clip_seconds: float = Field(description="length of a moment")
-    stride_seconds: float = Field(description="a moment begins every so many seconds")
+    moment_seconds: float = Field(description="duration of a moment")
+    stride_seconds: float = Field(description="distance between the beginnings of two moments")
     model_id: str
     folders: list[Folder]
     labels: list[Facet]
-    columns: list[str] = Field(description="columns that `where` takes")
-    metadata: list[Column] = Field([], description="those of them that came with manifests, and what is in them")
+    columns: list[str] = Field(description="columns that `where` accepts")
+    metadata: list[Column] = Field([], description="the columns that come from manifests, with their values")
 
 
-class Peaks(Value):
-    """The waveform of a stretch: lowest and highest sample of each of its equal parts, -127 to 127 of full scale."""
+class Peaks(Schema):
+    """A waveform: the lowest and highest sample of each bin, where 127 is full scale."""
 
     start_seconds: float
     end_seconds: float
@@ -122,49 +128,46 @@ class Peaks(Value):
     high: list[int]
 
 
-class Playback(Value):
-    """What a browser can play of a file."""
+class Playback(Schema):
+    """An address that a browser can play, for a file or a part of it."""
 
     model_config = ConfigDict(
         extra="ignore",
         json_schema_extra={
             "examples": [
                 {
-                    "media": "/api/v1/items/5f0c1d9a7be24c6d8e9f0a1b/version?sense=video&start_seconds=60",
-                    "starts_seconds": 60.0,
+                    "media": "/api/v1/items/5f0c1d9a7be24c6d8e9f0a1b/converted?modality=video&start_seconds=60",
+                    "start_seconds": 60.0,
                     "converted": True,
                 }
             ]
         },
     )
-    media: str = Field(description="address to play: of the file itself, or of a version of a stretch of it")
-    starts_seconds: float = Field(description="second of the file that is second 0 there")
+    media: str = Field(description="address of the file itself, or of a converted part of it")
+    start_seconds: float = Field(description="time in the file at which `media` begins")
     converted: bool = Field(
-        description="whether it is a version: smaller, and as long as could be made in a little while"
+        description="whether `media` is converted: smaller, and only as long as could be converted in a short time"
     )
 
 
-State = Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
-
-
-class JobOrder(Value):
-    """Which folder to index."""
+class JobRequest(Schema):
+    """A folder to index."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"folder": "9d2f4b6a8c0e1f3a5b7c9d1e"}]})
     folder: Id = Field(description="id of a folder of GET /folders")
-    remove_gone: bool = Field(False, description="also take files out that are gone from the folder")
+    remove_missing: bool = Field(False, description="also remove files from the index that are no longer in the folder")
 
 
-class Skipped(Value):
-    """A file that was left out, and why."""
+class Skipped(Schema):
+    """A file that was skipped, and why."""
 
     name: str
     reason: str
     message: str
 
 
-class JobReport(Value):
-    """What indexing did."""
+class JobReport(Schema):
+    """Counts of files by what indexing did with them."""
 
     added: int
     changed: int
@@ -174,82 +177,86 @@ class JobReport(Value):
     moments: int = Field(description="moments in the whole index")
 
 
-class Job(Value):
-    """Indexing of a folder, in the background."""
+class Job(Schema):
+    """A folder being indexed in the background."""
 
     id: str
     folder: str
     folder_name: str
     state: State
-    phase: str = Field(description="what is going on")
+    phase: str = Field(description="current step")
     done: int
-    total: int | None = Field(description="null: not known yet")
-    seconds: float = Field(description="since it began")
+    total: int | None = Field(description="steps of this phase; null: not known yet")
+    seconds: float = Field(description="since the job was created")
     seconds_left: float | None
     report: JobReport | None
-    skipped: list[Skipped] = Field(description="files of the folder that were left out, the first thousand")
+    skipped: list[Skipped] = Field(description="skipped files of the folder, the first thousand")
     skipped_total: int
-    problem: str | None = Field(description="why it failed")
+    problem: str | None = Field(description="error message of a failed job")
 
 
-class JobList(Value):
-    """Jobs since the service started, the newest first."""
+class JobList(Schema):
+    """Jobs since the service started, newest first."""
 
     jobs: list[Job]
 
 
-class Source(Value):
-    """A file: an upload or one of the library; one of the two is given."""
+class MediaSource(Schema):
+    """A file to work with: either an upload or a file of the library."""
 
     model_config = ConfigDict(extra="forbid")
     query: Id | None = Field(None, description="an uploaded file")
     item: Id | None = Field(None, description="a file of the library")
 
 
-class DubOrder(Value):
-    """A film to be written with another sound."""
+class DubRequest(Schema):
+    """A video to write with new audio."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
             "examples": [
                 {
-                    "film": {"query": "0a1b2c3d4e5f60718293a4b5"},
-                    "sound": {"item": "5f0c1d9a7be24c6d8e9f0a1b"},
+                    "video": {"query": "0a1b2c3d4e5f60718293a4b5"},
+                    "audio": {"item": "5f0c1d9a7be24c6d8e9f0a1b"},
                     "start_seconds": 4.0,
                     "at_seconds": 0.0,
                 }
             ]
         },
     )
-    film: Source
-    sound: Source
-    start_seconds: Seconds = Field(0.0, description="second of the sound that is laid at `at_seconds`")
-    at_seconds: Seconds = Field(0.0, description="second of the film where the sound begins")
-    loudness_lufs: float = Field(-23.0, ge=-60.0, le=-5.0, description="integrated loudness; -23 is EBU R128")
-    duck: bool = Field(False, description="keep the film's own sound; the new one gives way while it is heard")
+    video: MediaSource
+    audio: MediaSource
+    start_seconds: Seconds = Field(0.0, description="time in the audio that is placed at `at_seconds`")
+    at_seconds: Seconds = Field(0.0, description="time in the video at which the audio begins")
+    loudness_lufs: float = Field(
+        -23.0, ge=-60.0, le=-5.0, description="integrated loudness of the result; -23 is EBU R128"
+    )
+    duck: bool = Field(False, description="keep the video's own audio and lower the new audio while it can be heard")
     container: Literal["mp4", "mkv", "mov"] = "mp4"
 
 
-class Dub(Value):
-    """A film that was written with another sound."""
+class Dub(Schema):
+    """A video that was written with new audio."""
 
     id: str
     name: str
-    media: str = Field(description="address of the film")
-    film_seconds: float
-    begins_seconds: float = Field(description="where in the film the new sound begins")
+    media: str = Field(description="address of the video")
+    video_seconds: float
+    begins_seconds: float = Field(description="time in the video at which the new audio begins")
     ends_seconds: float
     gain_db: float
-    loudness_lufs: float | None = Field(description="measured on the film; null: too short or too quiet to have one")
+    loudness_lufs: float | None = Field(
+        description="measured on the result; null where it is too short or too quiet to measure"
+    )
     true_peak_dbtp: float | None
     limited: bool
-    picture_codec: str
-    sound_codec: str
+    video_codec: str
+    audio_codec: str
 
 
-class CutMoment(Value):
-    """A moment that was chosen."""
+class CutMoment(Schema):
+    """A chosen moment of a library file."""
 
     model_config = ConfigDict(extra="forbid")
     item: Id
@@ -260,13 +267,13 @@ class CutMoment(Value):
     query_end_seconds: Seconds = 0.0
 
 
-class CutListOrder(Value):
-    """Chosen moments for an editing program, in the order they are laid."""
+class CutListRequest(Schema):
+    """Chosen moments for an editing program, in the order of the edit."""
 
     model_config = ConfigDict(extra="forbid")
     moments: list[CutMoment] = Field(min_length=1, max_length=999)
-    target: Sense = Field("audio", description="what they are: their sound, their picture, or both")
+    target: Modality = Field("audio", description="which modality of the moments to cut in; any: both")
     frames_per_second: float = Field(25.0, ge=1.0, le=240.0)
     title: Text = "CMMixer"
-    query: Text = Field("", description="name of what was searched with")
+    query: Text = Field("", description="name of the file that was searched with")
     format: Literal["edl", "csv"] = "edl"
