@@ -350,3 +350,67 @@ def test_a_header_without_packets_is_refused(tmp_path: Path) -> None:
     with open_container(str(path), 5.0) as container, pytest.raises(MediaError) as caught:
         duration_seconds(container, str(path), 0.0, Deadline("empty.wav", 5.0))
     assert str(caught.value) == "empty.wav: holds a header but no video and no audio"
+
+
+PLAYLISTS = {
+    "hls.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{secret}\n#EXT-X-ENDLIST\n",
+    "marked.m3u8": "\ufeff#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{secret}\n#EXT-X-ENDLIST\n",
+    "hls.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{secret}\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile secret.ts\n",
+    "list.mp4": "ffconcat version 1.0\nfile secret.ts\n",
+    "list.mkv": "ffconcat version 1.0\nfile secret.ts\n",
+    "manifest.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT2S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period><AdaptationSet '
+    'mimeType="video/mp4"><Representation id="1" bandwidth="1000"><BaseURL>{secret}</BaseURL></Representation>'
+    "</AdaptationSet></Period></MPD>",
+    "session.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 33\n",
+    "session.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 33\n",
+}
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video that a playlist in the same folder names."""
+    path = tmp_path_factory.mktemp("playlists") / "secret.ts"
+    return write(path, pixels=counting_pixels(20, 16, 16))
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_a_playlist_opens_no_other_file_whatever_it_is_called(secret: Path, name: str) -> None:
+    path = secret.parent / name
+    path.write_text(PLAYLISTS[name].format(secret=secret))
+    with pytest.raises(MediaError) as caught:
+        open_container(str(path), 10.0)
+    assert caught.value.reason == "unreadable"
+    assert str(caught.value) == f"{path}: is a playlist of other files, not a video or a sound; give those files"
+
+
+def test_a_numbered_image_does_not_open_its_neighbours(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"image{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "image%d.png").write_bytes(b"x")
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        open_container(str(tmp_path / "image%d.png"), 10.0)
+
+
+def test_formats_that_stay_readable() -> None:
+    readable = set(container_module._readable_formats().split(","))
+    assert {
+        "mov",
+        "mp4",
+        "matroska",
+        "webm",
+        "avi",
+        "mpegts",
+        "mpeg",
+        "ogg",
+        "wav",
+        "mp3",
+        "flac",
+        "aiff",
+        "mxf",
+        "flv",
+    } <= readable
+    assert readable.isdisjoint(
+        {"hls", "dash", "concat", "sdp", "rtsp", "rtp", "image2", "lavfi", "imf", "vobsub", "v4l2"}
+    )

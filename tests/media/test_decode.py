@@ -329,7 +329,7 @@ def test_read_clip_of_one_modality_opens_only_what_it_needs(tmp_path: Path) -> N
         ("loop", "not-a-file", "is a link that leads nowhere"),
         ("empty", "empty", "has zero bytes"),
         ("text", "unreadable", "cannot be decoded: Invalid data found when processing input"),
-        ("list", "unreadable", "cannot be decoded"),
+        ("list", "unreadable", "is a playlist of other files"),
     ],
 )
 def test_bad_paths_are_refused_in_one_line(tmp_path: Path, kind: str, reason: str, message: str) -> None:

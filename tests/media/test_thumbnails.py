@@ -1,4 +1,4 @@
-"""Previews of files: streams, thumbnails and waveforms, and the refusal of playlists."""
+"""Previews of files: streams, thumbnails and waveforms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from PIL import Image
 
 from cmmixer.errors import MediaError
 from cmmixer.media import thumbnails
-from cmmixer.media.decode import AudioStreamInfo, MediaInfo
 from cmmixer.media.encode import write_audio
 from cmmixer.media.thumbnails import (
     InfoTask,
@@ -23,7 +22,6 @@ from cmmixer.media.thumbnails import (
     envelope,
     peaks,
     read_info,
-    reject_playlist,
     thumbnail,
 )
 from tests.support.counting_videos import counting_pixels, number_of, tone, write
@@ -59,22 +57,7 @@ def test_read_info(video: str) -> None:
     assert info.duration_seconds == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("container", ["hls", "concat", "dash", "sdp", "imf", "matroska,hls"])
-def test_playlists_are_rejected(container: str) -> None:
-    info = MediaInfo("a.m3u8", 1.0, None, AudioStreamInfo(8000, 1, "aac"), container)
-    with pytest.raises(MediaError) as caught:
-        reject_playlist(info)
-    assert str(caught.value) == "a.m3u8: is a playlist of other files, not a video or a sound"
-    assert caught.value.reason == "unreadable"
-
-
-@pytest.mark.parametrize("container", ["mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "wav", ""])
-def test_media_formats_are_not_rejected(container: str) -> None:
-    reject_playlist(MediaInfo("a", 1.0, None, AudioStreamInfo(8000, 1, "aac"), container))
-
-
 def test_read_info_rejects_a_list_of_local_files(tmp_path: Path) -> None:
-    # The concat demuxer refuses most names by itself; either way no foreign file may be shown.
     path = tmp_path / "a.ffconcat"
     sound_of(tmp_path / "other.wav", tone(0.2, 8000))
     path.write_text("ffconcat version 1.0\nfile other.wav\n")

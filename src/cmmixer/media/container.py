@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.format import ContainerFormat
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
@@ -34,6 +37,38 @@ _MAX_READ_ERRORS = 16
 
 # No codec stores audio or moving images in fewer bits; a header that states a longer duration than its bytes can hold is wrong.
 _MIN_BITS_PER_SECOND = 600
+
+# FFmpeg's demuxers that open files or connections named by the file, or guess the names of further files (image2, mlv,
+# vobsub), and those that read devices or generate media. A stranger's file must not reach anything but itself.
+_REFERRING_FORMATS = frozenset(
+    [
+        "alsa",
+        "concat",
+        "dash",
+        "fbdev",
+        "hls",
+        "image2",
+        "imf",
+        "kmsgrab",
+        "lavfi",
+        "mlv",
+        "oss",
+        "rtp",
+        "rtsp",
+        "sap",
+        "sdp",
+        "v4l2",
+        "video4linux2",
+        "video4linux2,v4l2",
+        "vobsub",
+        "webm_dash_manifest",
+        "x11grab",
+        "xcbgrab",
+    ]
+)
+
+# How such a file begins. Only for the message: what may be read is decided by the demuxer's name.
+_PLAYLIST = re.compile(rb"#EXTM3U|ffconcat version|v=0\s|(?:<\?xml[^>]*>\s*)?<(?:MPD|CompositionPlaylist)\b")
 
 _STILL_IMAGES = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -92,15 +127,39 @@ def check_file(path: str | Path) -> str:
 
 
 def open_container(path: str, limit_seconds: float, options: dict[str, str] | None = None) -> InputContainer:
-    """Opens a checked path with FFmpeg's options. Reads local files only, even if a playlist names remote ones."""
+    """Opens a checked path with FFmpeg's options. Reads this file and no other, whatever it is called and whatever it names.
+
+    Raises:
+        MediaError: `unreadable`, for a playlist or anything else that is not media; `time-limit`.
+    """
     with media_errors(path):
-        return av.open(
-            path,
-            mode="r",
-            options={"protocol_whitelist": "file", **(options or {})},
-            metadata_errors="replace",
-            timeout=(limit_seconds, limit_seconds),
-        )
+        try:
+            return av.open(
+                path,
+                mode="r",
+                options={"protocol_whitelist": "file", "format_whitelist": _readable_formats(), **(options or {})},
+                metadata_errors="replace",
+                timeout=(limit_seconds, limit_seconds),
+            )
+        except av.FFmpegError:
+            with open(path, "rb") as file:
+                if _PLAYLIST.match(file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")):
+                    raise MediaError(
+                        path, "unreadable", "is a playlist of other files, not a video or a sound; give those files"
+                    ) from None
+            raise
+
+
+@cache
+def _readable_formats() -> str:
+    """Returns FFmpeg's demuxers that read nothing but the file they are given, as its option `format_whitelist`."""
+    names = set()
+    for name in av.formats_available:
+        try:
+            names.add(ContainerFormat(name, "r").name)
+        except ValueError:  # a muxer only
+            continue
+    return ",".join(sorted(names - _REFERRING_FORMATS))
 
 
 def origin_seconds(container: InputContainer) -> float:

@@ -15,11 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmmixer.errors import MediaError
 from cmmixer.media.decode import MediaFile, MediaInfo
 
-# Formats that refer to other files; an uploaded one could read any file on this machine.
-_PLAYLIST_FORMATS = frozenset(("concat", "dash", "hls", "imf", "sdp", "webm_dash_manifest"))
 # Enough for the envelope of a waveform that is drawn some hundreds of pixels wide.
 _RATE_HZ = 8000
 _BLOCK_SECONDS = 20.0
@@ -79,17 +76,10 @@ def read_info(task: InfoTask) -> MediaInfo:
     """Returns the streams of an untrusted file.
 
     Raises:
-        MediaError: it cannot be read, or is a playlist of other files.
+        MediaError: it cannot be read.
     """
     with MediaFile.open(task.path, task.file_seconds) as media:
-        reject_playlist(media.info)
         return media.info
-
-
-def reject_playlist(info: MediaInfo) -> None:
-    """Raises MediaError (`unreadable`) for a file that only refers to others."""
-    if _PLAYLIST_FORMATS & set(info.container.split(",")):
-        raise MediaError(info.path, "unreadable", "is a playlist of other files, not a video or a sound")
 
 
 def thumbnail(task: ThumbnailTask) -> bytes:

@@ -30,7 +30,6 @@ from cmmixer.errors import MediaError
 from cmmixer.media.container import TimedFrame
 from cmmixer.media.decode import MediaFile
 from cmmixer.media.resize import UPRIGHT, FrameFitter, displayed_size, orientation_of
-from cmmixer.media.thumbnails import reject_playlist
 
 # Sharp enough for the player of the page.
 _MAX_PIXELS = 854 * 480
@@ -140,7 +139,6 @@ def convert(task: ConversionTask) -> None:
     """
     stop_at = time.monotonic() + _STOP_AT * task.file_seconds
     with MediaFile.open(task.path, task.file_seconds) as source:
-        reject_playlist(source.info)
         end = _End(min(task.start_seconds + task.seconds, source.info.duration_seconds), stop_at)
         try:
             _write(source, task, end)
