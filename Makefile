@@ -29,10 +29,10 @@ TEST_ENVIRONMENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 TEST_PROCESSES ?= 2
 
 test: $(STAMP) system ## run the tests
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES)
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 coverage: $(STAMP) system ## run the tests with branch coverage: htmlcov/index.html
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --cov --cov-report=term --cov-report=html
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --cov --cov-report=term --cov-report=html
 
 bench: $(STAMP) system ## measure speeds and write the tables; some minutes, with ALL=1 half an hour
 	$(BIN)/python -m benchmarks.figures $(if $(ALL),--all)
