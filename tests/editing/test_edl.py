@@ -173,6 +173,23 @@ def test_names_that_are_not_unicode_are_written_with_a_mark(tmp_path: Path) -> N
     assert "/videos/?.wav" in (tmp_path / "x.csv").read_text()
 
 
+@pytest.mark.parametrize("name", ['=HYPERLINK("//x")', "+1+1", "-1", "@SUM(A1)", "\t=1"])
+def test_a_spreadsheet_runs_no_name_as_a_formula(tmp_path: Path, name: str) -> None:
+    moments = [Found(1, name, 0.0, 1.0)]
+    write_csv(tmp_path / "x.csv", moments, rate=FrameRate(NTSC), query=name, timing=lambda path: SourceTiming())
+    with (tmp_path / "x.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["path"], row["query"]) == (f"'{name}", f"'{name}")
+
+
+def test_an_ordinary_name_stays_as_it_is(tmp_path: Path) -> None:
+    moments = [Found(1, "/videos/a = b.wav", 0.0, 1.0)]
+    write_csv(tmp_path / "x.csv", moments, rate=FrameRate(NTSC), query="q-1.mp4", timing=lambda path: SourceTiming())
+    with (tmp_path / "x.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["path"], row["query"]) == ("/videos/a = b.wav", "q-1.mp4")
+
+
 def test_an_existing_list_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("yesterday's")

@@ -164,9 +164,15 @@ def write_csv(
         first = timing(hit.path).first_seconds
         span, query_span = (hit.start_seconds, hit.end_seconds), (hit.query_start_seconds, hit.query_end_seconds)
         moment = [*_decimals(span), *_timecodes(rate, *(first + seconds for seconds in span))]
-        matched = [query, *_decimals(query_span), *_timecodes(rate, *query_span)]
-        rows.writerow([hit.rank, hit.path, *moment, *matched, f"{hit.score:.4f}", hit.source, hit.label or ""])
+        matched = [_cell(query), *_decimals(query_span), *_timecodes(rate, *query_span)]
+        about = [_cell(hit.source), _cell(hit.label or "")]
+        rows.writerow([hit.rank, _cell(hit.path), *moment, *matched, f"{hit.score:.4f}", *about])
     _write_list(Path(path), text.getvalue())
+
+
+def _cell(text: str) -> str:
+    """Keeps a spreadsheet from running a name as a formula: an apostrophe marks it as text (OWASP, "CSV injection")."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _timecodes(rate: FrameRate, *instants: float) -> list[str]:
