@@ -11,6 +11,7 @@ import re
 import subprocess
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,7 @@ EXCEPTIONS = (
 )
 
 
+@cache
 def _files() -> list[str]:
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -99,16 +101,23 @@ def _files() -> list[str]:
     )
 
 
-def _lines(name: str) -> Iterator[tuple[int, str]]:
-    """The lines of a file that are ours to word: of history the headings and tables, of stored results the keys."""
-    for number, line in enumerate((ROOT / name).read_text().splitlines(), 1):
-        if name.startswith(RESULTS):
-            line = " ".join(re.findall(r'"([^"]*)":', line))
-        if name not in HISTORY or line.startswith(("#", "|")):
-            for path, allowed in EXCEPTIONS:
-                if re.search(path, name):
-                    line = re.sub(allowed, "", line)
-            yield number, line
+@cache
+def _lines() -> list[tuple[str, int, str]]:
+    """The lines that are ours to word, each with its file and number: of history the headings and tables, of stored results the keys.
+
+    Read once for all words.
+    """
+    found = []
+    for name in _files():
+        allowed = [pattern for path, pattern in EXCEPTIONS if re.search(path, name)]
+        for number, line in enumerate((ROOT / name).read_text().splitlines(), 1):
+            if name.startswith(RESULTS):
+                line = " ".join(re.findall(r'"([^"]*)":', line))
+            if name not in HISTORY or line.startswith(("#", "|")):
+                for pattern in allowed:
+                    line = re.sub(pattern, "", line)
+                found.append((name, number, line))
+    return found
 
 
 def _identifiers(name: str) -> Iterator[tuple[int, str]]:
@@ -120,12 +129,7 @@ def _identifiers(name: str) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("word", WORDS)
 def test_nothing_says_it_in_our_own_words(word: str) -> None:
     searched = re.compile(WORDS[word], re.IGNORECASE)
-    found = [
-        f"{name}:{number}: {line.strip()[:100]}"
-        for name in _files()
-        for number, line in _lines(name)
-        if searched.search(line)
-    ]
+    found = [f"{name}:{number}: {line.strip()[:100]}" for name, number, line in _lines() if searched.search(line)]
     assert not found, f"{len(found)} places say {word!r}; {VOCABULARY} says what to write instead:\n" + "\n".join(
         found[:40]
     )
